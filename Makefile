@@ -11,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
+.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-page test-packaging airflow-and-packaging test-airflow test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,7 @@ demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=-
 # Four at a time on 2 cores: half of the time a suite waits for a disk, a lock or a timeout. The
 # longest ones come first.
 test: setup  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-core-a-l test-core-m-z test-faults test-unit test-editors
+	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-core-a-l test-core-m-z test-faults test-unit test-editors test-page
 
 airflow-and-packaging: test-airflow
 	@$(MAKE) --no-print-directory test-packaging
@@ -34,6 +34,9 @@ test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without A
 
 test-editors: $(CORE)/.ready tests/editors/node_modules/.ready  ## The real YAML language server on pipeline files
 	$(CORE)/bin/python $(PYTEST) tests/editors
+
+test-page: $(CORE)/.ready tests/page/node_modules/.ready  ## The page of loadsheet ui in a real browser, if there is one
+	$(CORE)/bin/python $(PYTEST) tests/page
 
 test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/core
@@ -144,7 +147,7 @@ release: setup  ## All of a release that needs no credentials; prints the two co
 	@$(BIN)/python scripts/release.py commands
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs .venv-sbom tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs .venv-sbom tests/*/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image may have: pinned together, so that any of them can be chosen.
@@ -174,8 +177,8 @@ $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 .venv-bench/.ready: requirements/bench.txt
 	$(call environment,.venv-bench,requirements/bench.txt)
 
-tests/editors/node_modules/.ready: tests/editors/package-lock.json | $(CORE)/.ready
-	@$(CORE)/bin/python -m tests.editors.server && touch $@
+tests/%/node_modules/.ready: tests/%/package-lock.json | $(CORE)/.ready
+	@$(CORE)/bin/python -m tests.npm tests/$* && touch $@
 
 .venv-sbom/.ready: requirements/sbom.txt
 	$(call environment,.venv-sbom,requirements/sbom.txt)

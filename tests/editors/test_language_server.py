@@ -15,7 +15,8 @@ from loadsheet import __version__
 from loadsheet.cli.main import app
 from loadsheet.spec.files import SCHEMA_FILE
 from loadsheet.spec.schema import pipeline_schema
-from tests.editors.server import HERE, ROOT, SETTINGS, LanguageServer, install
+from tests.editors.server import HERE, ROOT, SETTINGS, LanguageServer
+from tests.npm import install
 
 MODELINE = "# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n"
 SPECS = ROOT / "tests" / "specs"
@@ -40,7 +41,7 @@ INVALID = {
 @pytest.fixture(scope="module")
 def server() -> Iterator[LanguageServer]:
     """One server for all tests."""
-    install()
+    install(HERE)
     with LanguageServer() as started:
         yield started
 
@@ -89,7 +90,7 @@ def test_the_settings_in_the_documentation_do_without_the_modeline() -> None:
     settings = json.loads(page.partition("```json\n")[2].partition("```")[0])
     schemas = {str(ROOT / file): files for file, files in settings["yaml.schemas"].items()}
     text = FLIGHTS.read_text().removeprefix(MODELINE).replace("bookings: {", "bookings: {x: 1, ", 1)
-    install()
+    install(HERE)
     with LanguageServer({"yaml": {**SETTINGS["yaml"], "schemas": schemas}}) as server:
         server.open(FLIGHTS.as_uri(), text)
         found = server.diagnostics(FLIGHTS.as_uri())
@@ -174,7 +175,7 @@ def test_values_and_snippets_are_completed(
 
 def test_a_server_that_reaches_for_the_network_is_noticed() -> None:
     """The negative control: the schema is somewhere else."""
-    install()
+    install(HERE)
     with LanguageServer() as server, pytest.raises(AssertionError, match="network: "):
         server.open(
             FLIGHTS.as_uri(),

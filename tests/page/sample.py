@@ -1,0 +1,202 @@
+"""Documents as the server gives them, without a server behind them: hostile, or many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadsheet.errors import InputError
+from loadsheet.page import documents
+
+HOSTILE = '<img src=x onerror="window.harmed=1">'
+RUN = "scheduled__2026-11-30T00:00:00+00:00"
+STATES = ("current", "failed", "held_back", "behind", "due", "never", "gone", "loaded")
+
+
+def entry(number: int, name: str = "") -> dict[str, Any]:
+    """A table of the overview."""
+    state = STATES[number % len(STATES)] if number % 5 == 0 else "current"
+    name = name or f"table_{number:04}"
+    failed = state == "failed"
+    return {
+        "kind": "table",
+        "name": name,
+        "target": f"staging.{name}",
+        "state": state,
+        "age_seconds": None if state == "never" else number * 3.5,
+        "run_id": None if state == "never" else RUN,
+        "lag": {"newest": "x", "ahead": state == "behind", "seconds": 90.0, "distance": None},
+        "lag_unknown": None,
+        "watermark": "2026-11-30 07:59:59.123456+00",
+        "watermark_age_seconds": 3600.0,
+        "cursor": "updated_at",
+        "rows": number * 997,
+        "rows_exact": number % 2 == 0,
+        "history": [number * step % 997 for step in range(20)],
+        "blocker": {"who": "pid 4711 (till)", "now": True, "open_seconds": 900.0}
+        if state == "held_back"
+        else None,
+        "due": None,
+        "in_spec": True,
+        "error": {
+            "at": "2026-11-30T08:00:00+00:00",
+            "since": "2026-11-30T07:00:00+00:00",
+            "step": "load",
+            "run_id": RUN,
+            "code": "SQLSTATE 55P03",
+            "message": f"{HOSTILE} canceling statement due to lock timeout",
+        }
+        if failed
+        else None,
+        "verified": {
+            "at": "2026-11-30T08:00:00+00:00",
+            "age_seconds": 4000.0,
+            "verdict": "equal",
+            "part": None,
+            "missing": 0,
+            "extra": 0,
+            "different": 0,
+            "through": 3,
+            "loaded_since": number % 3 == 0,
+        },
+    }
+
+
+def load(number: int, name: str) -> dict[str, Any]:
+    """A load of a table."""
+    return {
+        "kind": "table",
+        "name": name,
+        "target": f"staging.{name}",
+        "number": number,
+        "run_id": RUN,
+        "at": f"2026-11-30T08:00:{number % 60:02}+00:00",
+        "how": "merge",
+        "extracted": 100,
+        "inserted": 100_000 if number == 1 else 60,
+        "updated": 40,
+        "deleted": number % 3,
+        "replaced": False,
+        "bytes": 12_345,
+        "seconds": 1.5,
+        "extract_seconds": 1.0,
+        "load_seconds": 0.5,
+        "held_by": HOSTILE,
+        "manifest": f"shop/{name}/x/{number}/manifest.json",
+    }
+
+
+def column(table: str, name: str) -> dict[str, Any]:
+    """A column, as an end of an edge."""
+    kind = {"public": "source", "staging": "staging", "mart": "mart"}[table.partition(".")[0]]
+    return {"kind": kind, "table": table, "column": name}
+
+
+def lineage(tables: Sequence[tuple[str, str]], edges: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A lineage of one column, `id`, which each table has."""
+    return {
+        "tables": [
+            {
+                "name": table,
+                "kind": kind,
+                "file": None,
+                "not_traced": None,
+                "rows_unknown": [],
+                "columns": [
+                    {"name": "id", "type": "int", "expressions": [], "unknown": [], "note": HOSTILE}
+                ],
+            }
+            for table, kind in tables
+        ],
+        "edges": [
+            {
+                "from": column(before, "id"),
+                "to": column(after, "id"),
+                "how": ["copy"],
+                "direct": True,
+            }
+            for before, after in edges
+        ],
+    }
+
+
+def target(name: str) -> dict[str, Any]:
+    """A table's page."""
+    staging, source = f"staging.{name}", f"public.{name}"
+    return {
+        "pipeline": "shop",
+        **entry(25, name),
+        "unknown": None,
+        "at": "2026-11-30T08:00:00+00:00",
+        "loads": [load(number, name) for number in range(30, 0, -1)],
+        "file": "pipelines/shop/pipeline.yml",
+        "sql": f"SELECT 1 -- {HOSTILE}</script><script>window.harmed=1</script>",
+        "comment": HOSTILE,
+        "columns": [
+            {"name": "id", "type": "integer", "nullable": False, "comment": HOSTILE},
+            {"name": HOSTILE, "type": HOSTILE, "nullable": True, "comment": "a\u202eb"},
+        ],
+        "lake": [{"kind": "prefix", "name": f"s3://lake/{HOSTILE}", "load": None}],
+        "upstream": lineage([(source, "source"), (staging, "staging")], [(source, staging)]),
+        "downstream": lineage([(staging, "staging"), ("mart.m", "mart")], [(staging, "mart.m")]),
+        "lineage_unknown": None,
+    }
+
+
+class Sample:
+    """Answers as `ProjectDocuments` does, with `count` tables, one of them of a hostile name."""
+
+    def __init__(self, count: int = 12):
+        targets = [entry(number) for number in range(count - 1)]
+        targets.append({**entry(25, HOSTILE)})
+        self.session = documents.session("local")
+        self.overview = {
+            "at": "2026-11-30T08:00:00+00:00",
+            "asked_source": True,
+            "pipelines": [
+                {
+                    "name": "shop",
+                    "description": HOSTILE,
+                    "schedule": "@daily",
+                    "file": "pipelines/shop/pipeline.yml",
+                    "error": None,
+                    "unknown": None,
+                    "source_unknown": HOSTILE,
+                    "notes": [HOSTILE],
+                    "targets": targets,
+                },
+                {
+                    "name": HOSTILE,
+                    "description": "",
+                    "schedule": None,
+                    "file": HOSTILE,
+                    "error": f"pipeline.yml:1:1 {HOSTILE}",
+                    "unknown": None,
+                    "source_unknown": None,
+                    "notes": [],
+                    "targets": [],
+                },
+            ],
+        }
+
+    def answer(self, path: Sequence[str], asks_source: bool) -> dict[str, Any]:
+        """The document of a path."""
+        match path:
+            case ["session"]:
+                return self.session
+            case ["pipelines"]:
+                return self.overview
+            case ["pipelines", _, "targets", _, name]:
+                return target(name)
+            case ["pipelines", pipeline, "runs", run_id]:
+                failure = {**target("orders")["error"], "kind": "table", "name": HOSTILE}
+                return {
+                    "pipeline": pipeline,
+                    "run_id": run_id,
+                    "unknown": None,
+                    "at": "2026-11-30T08:00:00+00:00",
+                    "loads": [load(1, "orders"), load(2, HOSTILE)],
+                    "builds": [],
+                    "failures": [{**failure, "worked_at": None}],
+                }
+        raise InputError("nothing")

@@ -1,0 +1,275 @@
+"""The page in a real browser: what a reader sees, with which keys, and that no text does harm."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from loadsheet.page.server import PageServer
+from tests.npm import install
+from tests.page.chromium import PROGRAM, Chromium
+from tests.page.sample import HOSTILE, RUN, STATES, Sample
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
+
+TARGET = "#/p/shop/table/orders"
+VIEWS = {
+    "overview": "#/",
+    "pipeline": "#/p/shop",
+    "table": TARGET,
+    "run": f"#/p/shop/run/{quote(RUN, safe='')}",
+    "nothing": "#/nothing/here",
+}
+READY = "document.querySelector('main h1') && !document.querySelector('main[aria-busy]')"
+ROWS = "document.querySelectorAll('table.overview tbody tr').length"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    with Chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return Sample(getattr(request, "param", 12))
+
+
+@pytest.fixture
+def page(browser: Chromium, sample: Sample) -> Iterator[Chromium]:
+    """The overview, opened by the address that the command prints."""
+    bugs: list[BaseException] = []
+    with PageServer(0, sample.answer, bugs.append) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        browser.look(1300)
+        browser.open(server.url)
+        browser.wait(READY)
+        browser.problems()
+        yield browser
+        server.shutdown()
+        thread.join()
+    assert bugs == []
+
+
+def go(page: Chromium, view: str) -> None:
+    """Follow an address within the page."""
+    page.js(
+        f"new Promise(done => {{ if (location.hash === {json.dumps(view)}) done();"
+        " addEventListener('hashchange', () => done(), {once: true});"
+        f" location.hash = {json.dumps(view)}; }})"
+    )
+    page.wait(READY)
+
+
+def names(page: Chromium) -> list[str]:
+    """The names in the overview, in their order."""
+    cells = "document.querySelectorAll('table.overview tbody th a')"
+    return page.js(f"[...{cells}].map(one => one.textContent)")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_text_from_outside_becomes_markup(page: Chromium, view: str) -> None:
+    go(page, VIEWS[view])
+    if view != "nothing":
+        assert "<img src=x" in page.text()
+    assert page.js("document.querySelectorAll('main img, main script, main [onerror]').length") == 0
+    assert page.js("window.harmed ?? 0") == 0
+    assert page.problems() == []
+
+
+def test_the_same_text_as_markup_would_do_harm(browser: Chromium) -> None:
+    browser.open("data:text/html,<p>a page without a policy</p>")
+    browser.js(f"document.body.innerHTML = {json.dumps(HOSTILE)}; 0")
+    browser.wait("window.harmed === 1")
+
+
+def test_the_policy_stops_what_the_page_might_let_through(page: Chromium) -> None:
+    page.js(f"document.querySelector('main').innerHTML = {json.dumps(HOSTILE)}; 0")
+    page.wait("document.querySelector('main img')")
+    assert page.js("new Promise(done => setTimeout(() => done(window.harmed ?? 0), 50))") == 0
+    assert any("Content Security Policy" in problem for problem in page.problems())
+
+
+def test_text_that_turns_its_direction_is_shown_as_it_is_stored(page: Chromium) -> None:
+    go(page, TARGET)
+    assert "a\\u202eb" in page.text()
+
+
+def test_the_overview_shows_the_worst_first_and_filters(page: Chromium) -> None:
+    assert names(page)[0] in (HOSTILE, "table_0010")
+    go(page, "#/?q=table_000&sort=name&down=1")
+    assert names(page) == [f"table_{number:04}" for number in range(9, -1, -1)]
+    page.js(
+        "const field = document.querySelector('#filter'); field.value = 'TABLE_0003 shop';"
+        " field.dispatchEvent(new Event('input')); 0"
+    )
+    assert names(page) == ["table_0003"]
+    assert page.js("document.querySelector('#live').textContent") == "1 to 1 of 1 shown"
+    assert "q=TABLE_0003" in page.js("location.hash")
+
+
+def test_a_head_sorts_by_its_column_and_says_so(page: Chromium) -> None:
+    heads = "[...document.querySelectorAll('table.overview thead th')]"
+    rows = f"{heads}.find(one => one.textContent === 'Rows')"
+    page.js(f"{rows}.querySelector('button').click()")
+    assert page.js(f"{rows}.getAttribute('aria-sort')") == "ascending"
+    assert names(page)[0] == "table_0000"
+    page.js(f"{rows}.querySelector('button').click()")
+    assert page.js(f"{rows}.getAttribute('aria-sort')") == "descending"
+    assert names(page)[-1] == "table_0000"
+    assert page.js(f"{heads}.filter(one => one.hasAttribute('aria-sort')).length") == 1
+
+
+@pytest.mark.parametrize("sample", [5000], indirect=True)
+def test_of_5000_tables_a_hundred_are_drawn_at_once_and_all_can_be_reached(page: Chromium) -> None:
+    assert page.js(ROWS) == 100
+    assert "1 to 100 of 5,000" in page.text()
+    pressed = "[...document.querySelectorAll('.pager button')].find(one => one.textContent"
+    page.js(f"{pressed} === 'Next').click()")
+    assert "101 to 200 of 5,000" in page.text()
+    go(page, "#/?q=table_4998")
+    assert names(page) == ["table_4998"]
+    go(page, "#/?page=49&sort=name")
+    assert page.js(ROWS) == 100
+    assert names(page)[-1] == "table_4998"
+
+
+@pytest.mark.parametrize("sample", [5000], indirect=True)
+def test_a_state_is_chosen_by_its_button(page: Chromium, sample: Sample) -> None:
+    held = [one for one in sample.overview["pipelines"][0]["targets"] if one["state"] == STATES[2]]
+    page.js("document.querySelector('[data-state=held_back]').click()")
+    assert len(names(page)) == min(len(held), 100)
+    assert page.js("document.querySelector('[data-state=held_back]').ariaPressed") == "true"
+    assert "held back by pid 4711 (till), open since 15m ago" in page.text()
+
+
+def test_links_lead_from_the_overview_to_a_target_and_to_its_run(page: Chromium) -> None:
+    title = "document.querySelector('h1')?.textContent"
+    go(page, "#/?q=table_0003")
+    page.js("document.querySelector('table.overview tbody th a').click()")
+    page.wait(f"{title}?.startsWith('table_0003')")
+    link = "[...document.querySelectorAll('main td a')].find(one => one.hash.includes('/run/'))"
+    page.js(f"{link}.click()")
+    page.wait(f"{title} === {json.dumps(RUN)}")
+    assert page.js("document.title").startswith(RUN)
+
+
+def test_a_column_shows_what_it_is_made_of_and_what_is_made_of_it(page: Chromium) -> None:
+    go(page, TARGET)
+    boxes = "[...document.querySelectorAll('svg.lineage .box')]"
+    assert page.js(f"{boxes}.map(one => one.querySelector('.name').textContent)") == [
+        "public.orders",
+        "staging.orders",
+        "mart.m",
+    ]
+    assert page.js("document.querySelectorAll('svg.lineage .column').length") == 0
+    page.js("document.querySelector('button[data-column=id]').click()")
+    assert page.js("document.querySelectorAll('svg.lineage .column').length") == 3
+    assert page.js("document.querySelector('button[data-column=id]').ariaPressed") == "true"
+    mart = f"{boxes}.find(one => one.classList.contains('mart')).getAttribute('href')"
+    assert page.js(mart) == "#/p/shop/transform/m"
+
+
+def test_the_page_works_by_keys_alone(page: Chromium) -> None:
+    page.js("document.activeElement.blur()")
+    page.press("Tab")
+    assert page.js("document.activeElement.id") == "skip"
+    page.press("Enter")
+    assert page.js("document.activeElement.id") == "main"
+    rings = {}
+    for _ in range(30):
+        page.press("Tab")
+        name = page.js("document.activeElement.textContent || document.activeElement.id")
+        rings[name] = page.js("getComputedStyle(document.activeElement).outlineStyle")
+    assert {"filter", "Rows", "table_0000"} <= set(rings)
+    assert set(rings.values()) == {"solid"}
+
+
+def test_a_refresh_keeps_the_focus_and_the_filter(page: Chromium, sample: Sample) -> None:
+    go(page, "#/?q=table_000")
+    page.js("document.querySelector('[data-key=\"shop staging.table_0004\"]').focus()")
+    sample.overview["pipelines"][0]["targets"][4]["rows"] = 123_456
+    page.js("document.querySelector('#refresh').click()")
+    page.wait("document.body.innerText.includes('123,456')")
+    assert page.js("document.activeElement.textContent") == "table_0004"
+    assert page.js("document.querySelector('#filter').value") == "table_000"
+
+
+def test_without_the_session_the_page_says_so(page: Chromium) -> None:
+    page.js("document.cookie")  # it is not the page's to read
+    page.call("Network.clearBrowserCookies")
+    page.js("document.querySelector('#refresh').click()")
+    page.wait("document.querySelector('main').innerText.includes('not logged in any more')")
+
+
+def test_buttons_are_shown_where_the_session_has_their_actions(
+    page: Chromium, sample: Sample
+) -> None:
+    go(page, TARGET)
+    assert page.js("document.querySelector('.actions')") is None
+    sample.session["actions"] = ["verify", "backfill", "rebuild", "unknown"]
+    page.js("location.reload()")
+    page.wait(f"document.querySelector('.actions') && {READY}")
+    shown = "[...document.querySelectorAll('main .actions button')].map(one => one.textContent)"
+    assert page.js(shown) == ["Verify", "Backfill"]
+    page.js("document.querySelector('main .actions button').click()")
+    assert "Compare with the source: staging.orders?" in page.text()
+    page.press("Escape")
+    page.wait("!document.querySelector('dialog')")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("width", [390, 1300])
+def test_nothing_is_wider_than_the_window(page: Chromium, view: str, width: int) -> None:
+    page.look(width)
+    go(page, VIEWS[view])
+    assert page.js("document.documentElement.scrollWidth") <= width
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(page: Chromium) -> None:
+    back = "getComputedStyle(document.body).backgroundColor"
+    light = page.js(back)
+    page.look(1300, dark=True)
+    dark = page.js(back)
+    assert dark != light
+    page.js("document.querySelector('#theme').click()")
+    assert page.js("document.documentElement.dataset.theme") == "light"
+    assert page.js(back) == light
+    page.js("document.querySelector('#theme').click()")
+    page.look(1300)
+    assert page.js(back) == dark
+    page.js("document.querySelector('#theme').click()")
+    assert page.js(back) == light
+
+
+AXE = """axe.run().then(found => found.violations.map(
+    one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 120)).join(' | ')}`))"""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    modules = install(Path(__file__).parent)
+    return (modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8") + "; 0"
+
+
+def test_no_rule_of_accessibility_is_broken(page: Chromium, axe: str) -> None:
+    found = {}
+    page.js(axe)
+    for name, view in VIEWS.items():
+        for width, dark in ((390, False), (1300, True)):
+            page.look(width, dark)
+            go(page, view)
+            found[name, width] = page.js(AXE)
+    assert {where: broken for where, broken in found.items() if broken} == {}
+
+
+def test_the_rules_of_accessibility_find_a_mistake(page: Chromium, axe: str) -> None:
+    page.js(axe)
+    page.js("document.querySelector('main').append(document.createElement('button')); 0")
+    assert any(one.startswith("button-name") for one in page.js(AXE))
