@@ -31,8 +31,8 @@ def ui(
 ) -> None:
     """Show all tables and marts on a page in the browser: state, lag, loads, SQL, lineage.
 
-    Reads only. The page is for this machine alone, and for who has the address that is printed: it
-    has a token. Ctrl-C ends it.
+    Reads only. It serves this machine alone, and the address that it prints has a token, without
+    which it answers nothing. Ctrl-C ends it.
     """
     # Imported here: `--help` needs no driver.
     from loadsheet.page.project import ProjectDocuments

@@ -1,4 +1,4 @@
-"""A server for the page on this machine: loopback only, read-only, for who has the token."""
+"""A server for the page on this machine: loopback only, read-only, behind a token."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE orders (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), sum int);
+CREATE TABLE orders (
+    id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), sum int);
 CREATE INDEX ON orders (at);
 CREATE TABLE country (code text PRIMARY KEY);
 INSERT INTO orders (id, sum) SELECT i, i FROM generate_series(1, 100) i;

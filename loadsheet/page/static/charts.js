@@ -8,7 +8,7 @@ const LEFT = 64;
 // The rows of the last loads, as a line of small bars.
 export function sparkline(history) {
   if (history.length < 2) return null;
-  const [width, height] = [80, 18];
+  const [width, height] = [64, 18];
   const share = scaleOf(history);
   const step = width / history.length;
   const label = `rows changed by the last ${history.length} loads: ${history.join(", ")}`;
@@ -51,7 +51,7 @@ export function bars(label, loads, parts, written) {
   const summary = `${label} of ${loads.length} loads; the highest is ${written(top)}, the newest`
     + ` ${written(sum(parts, newest))}`;
   return svg("svg", {
-    class: "bars", viewBox: `0 -8 ${width} ${HEIGHT + 12}`, role: "img", "aria-label": summary,
+    class: "bars", viewBox: `0 -8 ${width} ${HEIGHT + 16}`, role: "img", "aria-label": summary,
   },
   [1, 0.5, 0].map((height) => svg("g", { class: "grid" },
     svg("line", {

@@ -2,12 +2,13 @@
 import { h, scrolling, svg } from "./dom.js";
 import { targetUrl } from "./format.js";
 
-const WIDTH = 200;
+const WIDTH = 230;
 const GAP = 90;
 const HEAD = 40;
 const LINE = 18;
 const SPACE = 16;
 const MOST_COLUMNS = 8;
+const MOST_LETTERS = 30;
 const KINDS = { source: "source", staging: "staging", external: "of others", mart: "mart" };
 
 const keyOf = (one) => `${one.kind} ${one.name ?? one.table}`;
@@ -113,17 +114,16 @@ export function drawing(pipeline, graph, here, columns) {
 
 function box(pipeline, table, place, isHere, isDim) {
   const { left, top, height, names } = place;
-  const short = table.name.length > 28 ? `${table.name.slice(0, 27)}…` : table.name;
   const shown = names.slice(0, MOST_COLUMNS);
   if (names.length > MOST_COLUMNS) shown.push(`${names.length - MOST_COLUMNS} more`);
   const content = [
     svg("title", null, `${table.name} (${KINDS[table.kind]})`),
     svg("rect", { x: left, y: top, width: WIDTH, height, rx: 6 }),
-    svg("text", { x: left + 10, y: top + 17, class: "name" }, short),
+    svg("text", { x: left + 10, y: top + 17, class: "name" }, shortened(table.name)),
     svg("text", { x: left + 10, y: top + 32, class: "kind" }, KINDS[table.kind]),
     shown.map((name, place) => svg("text", {
       x: left + 10, y: top + HEAD + 12 + place * LINE, class: "column",
-    }, name.length > 28 ? `${name.slice(0, 27)}…` : name)),
+    }, shortened(name))),
   ];
   const looks = `box ${table.kind} ${isHere ? "here" : ""} ${isDim ? "dim" : ""}`;
   const kind = { staging: "table", mart: "transform" }[table.kind];
@@ -131,6 +131,9 @@ function box(pipeline, table, place, isHere, isDim) {
   const name = table.name.slice(table.name.indexOf(".") + 1);
   return svg("a", { class: looks, href: targetUrl(pipeline, kind, name) }, content);
 }
+
+const shortened = (name) =>
+  (name.length > MOST_LETTERS ? `${name.slice(0, MOST_LETTERS - 1)}…` : name);
 
 // How far to the right each table is: behind all that it is made of.
 function layersOf(tables, edges) {

@@ -19,7 +19,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_these_are_the_commands() -> None:
     names = (
-        "init check plan add new run doctor grants test status verify lineage restore adopt gc"
+        "init check plan add new run doctor grants test status ui verify lineage restore adopt gc"
         " schema render"
     )
     assert list(COMMANDS) == names.split()
