@@ -149,7 +149,8 @@ class Sample:
     def __init__(self, count: int = 12):
         targets = [entry(number) for number in range(count - 1)]
         targets.append({**entry(25, HOSTILE)})
-        self.session = documents.session("local")
+        self.actions: list[str] = []
+        """What the reader may start: nothing where the page is not part of Airflow."""
         self.overview = {
             "at": "2026-11-30T08:00:00+00:00",
             "asked_source": True,
@@ -183,11 +184,13 @@ class Sample:
         """The document of a path."""
         match path:
             case ["session"]:
-                return self.session
+                return documents.session("local", self.actions)
             case ["pipelines"]:
                 return self.overview
+            case ["pipelines", _, "targets", kind, "nothing"]:
+                raise InputError(f"there is no {kind} 'nothing'")
             case ["pipelines", _, "targets", _, name]:
-                return target(name)
+                return {**target(name), "actions": self.actions}
             case ["pipelines", pipeline, "runs", run_id]:
                 failure = {**target("orders")["error"], "kind": "table", "name": HOSTILE}
                 return {

@@ -208,12 +208,10 @@ def test_without_the_session_the_page_says_so(page: Chromium) -> None:
     page.wait("document.querySelector('main').innerText.includes('not logged in any more')")
 
 
-def test_buttons_are_shown_where_the_session_has_their_actions(
-    page: Chromium, sample: Sample
-) -> None:
+def test_buttons_are_shown_where_the_reader_may_press_them(page: Chromium, sample: Sample) -> None:
     go(page, TARGET)
     assert page.js("document.querySelector('.actions')") is None
-    sample.session["actions"] = ["verify", "backfill", "rebuild", "unknown"]
+    sample.actions += ["verify", "backfill", "rebuild", "unknown"]
     page.js("location.reload()")
     page.wait(f"document.querySelector('.actions') && {READY}")
     shown = "[...document.querySelectorAll('main .actions button')].map(one => one.textContent)"
@@ -273,3 +271,8 @@ def test_the_rules_of_accessibility_find_a_mistake(page: Chromium, axe: str) -> 
     page.js(axe)
     page.js("document.querySelector('main').append(document.createElement('button')); 0")
     assert any(one.startswith("button-name") for one in page.js(AXE))
+
+
+def test_what_is_not_there_is_said_under_its_name(page: Chromium) -> None:
+    go(page, "#/p/shop/table/nothing")
+    assert "nothing\nthere is no table 'nothing'" in page.text().replace("\n\n", "\n")

@@ -75,7 +75,8 @@ async function show({ again = false } = {}) {
       fill(page, again);
     }
   } catch (error) {
-    if (isCurrent()) fill([notice("bad", error.message)], again);
+    const title = where.name ?? where.pipeline ?? "Tables and marts";
+    if (isCurrent()) fill([h("h1", null, title), notice("bad", error.message)], again);
   }
   if (isCurrent()) main.removeAttribute("aria-busy");
 }

@@ -35,12 +35,12 @@ export function traced(one, kind, column) {
 }
 
 function follow(edges, start, near, far, found) {
-  const by = Map.groupBy
-    ? Map.groupBy(edges, (edge) => columnKey(edge[near]))
-    : edges.reduce((all, edge) => {
-      const key = columnKey(edge[near]);
-      return all.set(key, [...(all.get(key) ?? []), edge]);
-    }, new Map());
+  const by = new Map();
+  for (const edge of edges) {
+    const key = columnKey(edge[near]);
+    if (!by.has(key)) by.set(key, []);
+    by.get(key).push(edge);
+  }
   const seen = new Set([start]);
   const left = [start];
   while (left.length) {
