@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+EVERYTHING = "*"
+"""In place of the names of tables and marts to verify: all of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -41,6 +44,8 @@ class RunRequest:
     accept_source: bool = False
     """Whether to continue from the watermark although the source was restored or failed over: the
     user knows that it has lost nothing."""
+    verify: frozenset[str] = frozenset()
+    """Tables and marts that the step `verify` compares although they are not due; `*` means all."""
     sample: Sample | None = None
     """How much to read of each table; set only for a pipeline from `loadsheet.engine.sample`."""
     resumes: frozenset[str] = frozenset()

@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from loadsheet.errors import InputError
 from loadsheet.names import closest, did_you_mean
-from loadsheet.outcome import RunRequest, Sample
+from loadsheet.outcome import EVERYTHING, RunRequest, Sample
+from loadsheet.plan.steps import verified_marts
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
 
@@ -36,6 +37,7 @@ _PARAMETERS = (
     "interval_start",
     "interval_end",
     "transforms",
+    "verify",
 )
 """The fields of the trigger form: `loadsheet.plan.dag_config.form_params`."""
 _PIPELINE_KEYS = {"incremental", "tables", "accept_source"}
@@ -62,7 +64,14 @@ def airflow_request(
     key.
     """
     params = params or {}
+    undeclared = set(undeclared)
     _refuse_unknown_keys(undeclared)
+    if "verify" in undeclared and not pipeline.verify:
+        raise InputError(
+            f"the run's conf has `verify`, and pipeline {pipeline.name!r} has no step that compares"
+            f" its tables. Add `verify:` to {pipeline.file.name}, or run `loadsheet verify"
+            f" {pipeline.name}`."
+        )
     only = None
     if params.get("tables"):
         names = _table_names(params["tables"], pipeline, "the run's parameter tables")
@@ -94,6 +103,7 @@ def airflow_request(
         accept_source=(
             accept_source or own_settings.get("accept_source", settings["accept_source"])
         ),
+        verify=_form_verify(params, pipeline),
     )
 
 
@@ -407,6 +417,21 @@ def _form_transforms(params: Mapping[str, Any], pipeline: Pipeline) -> frozenset
     where = "the run's parameter transforms"
     names = params.get("transforms") or []
     return frozenset(_names(names, where, "transform", pipeline, known, known.__contains__))
+
+
+def _form_verify(params: Mapping[str, Any], pipeline: Pipeline) -> frozenset[str]:
+    where = "the run's parameter verify"
+    names: list[str] = _typed(params.get("verify") or [], list, where)
+    known = [*(table.name for table in pipeline.tables), *verified_marts(pipeline)]
+    for name in names:
+        if name == EVERYTHING or name in known:
+            continue
+        if not (isinstance(name, str) and pipeline.pattern_of(name)):
+            raise InputError(
+                f"{where} names {name!r}, which pipeline {pipeline.name!r} does not compare. It"
+                f" compares: {', '.join(known)}; {EVERYTHING} means all."
+            )
+    return frozenset(names)
 
 
 def _names(

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.errors import InputError
+from loadsheet.outcome import EVERYTHING
 from loadsheet.plan.assets import read_by, waited_for, written_by
 from loadsheet.plan.dag_docs import dag_doc, step_doc
 from loadsheet.plan.dag_tasks import MOST_IN_BATCH, dag_tasks, first_to_last
 from loadsheet.plan.dag_yaml import dump
-from loadsheet.plan.steps import Kind, Step, step_id, tasks_of
+from loadsheet.plan.steps import Kind, Step, step_id, tasks_of, verified_marts
 from loadsheet.spec.models import Pipeline
 
 OPERATORS: dict[Kind, str] = {
@@ -70,6 +71,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
             table_names,
             [transform.name for transform in pipeline.transforms],
             has_patterns=bool(pipeline.patterns),
+            marts=verified_marts(pipeline) if pipeline.verify else None,
         ),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if kind in kinds},
@@ -257,10 +259,14 @@ def _short(step_id: str) -> str:
 
 
 def form_params(
-    tables: Sequence[str], transforms: Sequence[str] = (), has_patterns: bool = False
+    tables: Sequence[str],
+    transforms: Sequence[str] = (),
+    has_patterns: bool = False,
+    marts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """dag-factory's configuration of the trigger form. `tables` and `transforms` are the choices; a
-    pipeline that `has_patterns` has more tables, so the form also accepts other names."""
+    pipeline that `has_patterns` has more tables, so the form also accepts other names.
+    `marts` are what its step `verify` compares besides tables; None without that step."""
     moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
     table: dict[str, Any] = {"type": "string"}
     if not has_patterns:
@@ -299,6 +305,15 @@ def form_params(
             type=["array", "null"],
             items={"type": "string", "enum": list(transforms)},
             examples=list(transforms),
+        )
+    if marts is not None:
+        params["verify"] = _param(
+            "Tables and marts to compare at the end although they are not due; * means all, empty"
+            " means those that are due",
+            default=[],
+            type=["array", "null"],
+            items={"type": "string"},
+            examples=[EVERYTHING, *tables, *marts],
         )
     return params
 

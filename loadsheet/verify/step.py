@@ -12,7 +12,8 @@ from loadsheet.engine.due import Due, due_now
 from loadsheet.engine.resolve import resolved
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import Differs
-from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.outcome import EVERYTHING, Outcome, RunRequest, skipped
+from loadsheet.plan.steps import verified_marts
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.verify.models import TableVerdict, Verification
@@ -30,7 +31,7 @@ _MOST_LOGGED = 10
 
 def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections) -> Outcome:
     """Compare the tables and marts that are due by the pipeline's `verify`; in a run of chosen
-    tables only those.
+    tables only those. A run that names what to verify compares that, due or not.
 
     The ledger records each verdict at once, so a retry compares only the rest. Raises Differs,
     which names tables, marts and rows; what `verify_pipeline` raises.
@@ -39,7 +40,9 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
     with Servers(pipeline, connections).warehouse() as warehouse:
         ledger.ensure(warehouse)  # else the verdicts would not be recorded
         due = due_now(warehouse, pipeline, pipeline.verify or "")
-    if request.only is not None:
+    if request.verify:
+        due = _asked(pipeline, request.verify)
+    elif request.only is not None:
         due = Due(tables=due.tables & request.only, marts=frozenset())
     if not due:
         return skipped(f"nothing is due ({pipeline.verify})")
@@ -52,6 +55,14 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
     if remarks:
         message += f". {'. '.join(remarks)}"
     return Outcome(status="done", message=message, remarks=tuple(remarks), verdicts=verdicts)
+
+
+def _asked(pipeline: Pipeline, names: frozenset[str]) -> Due:
+    tables = frozenset(table.name for table in pipeline.tables)
+    marts = frozenset(verified_marts(pipeline))
+    if EVERYTHING in names:
+        return Due(tables=tables, marts=marts)
+    return Due(tables=tables & names, marts=marts & names)
 
 
 def _log_verdict(verdict: TableVerdict) -> None:

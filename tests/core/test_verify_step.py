@@ -44,9 +44,9 @@ def age_verdicts(project: Project, interval: str) -> None:
     )
 
 
-def compared(project: Project) -> str:
+def compared(project: Project, **request: Any) -> str:
     """Runs; what the step verify says."""
-    result = project.run()["verify"].result
+    result = project.run(**request)["verify"].result
     return getattr(result, "message", str(result))
 
 
@@ -59,6 +59,23 @@ def test_every_nth_run_that_loads_something_compares_the_tables(project: Project
         add_row(project)
         states.append(project.succeed()["verify"])
     assert states == ["skipped", "done", "skipped", "done"]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"item"}, "1 table: 1 equal"),
+        ({"item", "code"}, "2 tables: 2 equal"),
+        ({"n"}, "1 mart: 1 equal"),
+        ({"*"}, "2 tables, 1 mart: 3 equal"),
+        (set(), "nothing is due (0 0 1 1 *)"),  # the control
+    ],
+)
+def test_a_run_that_names_what_to_verify_compares_that_although_it_is_not_due(
+    project: Project, names: set[str], says: str
+) -> None:
+    loaded(project, "0 0 1 1 *", transforms={"n": "SELECT count(*) FROM staging.item"})
+    assert says in compared(project, verify=frozenset(names))
 
 
 @pytest.mark.parametrize(("schedule", "older"), [("@weekly", "8 days"), ("@daily", "25 hours")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ FLIGHTS = Pipeline(
         Transform(name="daily", sql="SELECT * FROM mart.fct", file=Path("sql/daily.sql")),
     ),
 )
+VERIFIED = replace(FLIGHTS, verify="1 run")
 FED_BY_BOOKINGS = {"bookings", "fct", "daily"}
 
 
@@ -222,9 +224,9 @@ def test_a_misspelt_key_of_the_conf_is_refused() -> None:
 
 
 def test_the_known_keys_are_those_of_the_trigger_form() -> None:
-    form = form_params(["t"], ["m"])
+    form = form_params(["t"], ["m"], marts=["m"])
     for key in form:
-        airflow_request(FLIGHTS, run_id="r", undeclared=[key])
+        airflow_request(VERIFIED, run_id="r", undeclared=[key])
     with pytest.raises(InputError) as caught:
         airflow_request(FLIGHTS, run_id="r", undeclared=["x"])
     assert str(caught.value).endswith(f"Known keys: {', '.join(form)}.")
@@ -245,6 +247,21 @@ def test_the_runs_own_interval_is_passed_on_in_utc() -> None:
 def test_a_run_without_a_logical_date_has_no_interval() -> None:
     made = airflow_request(FLIGHTS, run_id="r", data_interval=(None, None))
     assert (made.interval_start, made.interval_end, made.explicit_interval) == (None, None, False)
+
+
+def test_the_form_names_what_to_verify_although_it_is_not_due() -> None:
+    for names in (["bookings"], ["fct", "seats"], ["*"]):
+        made = airflow_request(VERIFIED, run_id="r", params={"verify": names})
+        assert made.verify == frozenset(names)
+    assert airflow_request(VERIFIED, run_id="r", params={"verify": None}).verify == frozenset()
+    with pytest.raises(InputError, match=r"names 'nope', which pipeline 'flights' does not compar"):
+        airflow_request(VERIFIED, run_id="r", params={"verify": ["nope"]})
+
+
+def test_a_pipeline_without_the_step_verify_refuses_to_be_verified() -> None:
+    assert "verify" not in form_params(["t"], ["m"])
+    with pytest.raises(InputError, match=r"Add `verify:` to pipeline\.yml, or run `loadsheet ver"):
+        airflow_request(FLIGHTS, run_id="r", undeclared=["verify"])
 
 
 def test_the_form_names_transforms_to_build_in_full() -> None:
