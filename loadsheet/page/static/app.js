@@ -1,4 +1,5 @@
 // The page: what the address asks for, the head, and when to ask the server again.
+import { followLinksToAirflow } from "./airflow.js";
 import * as api from "./api.js";
 import { append, h, notice } from "./dom.js";
 import { pipelineUrl, time } from "./format.js";
@@ -171,6 +172,7 @@ async function begin() {
     return;
   }
   applyTheme();
+  followLinksToAirflow();
   $("refresh").addEventListener("click", () => show({ again: true }));
   $("theme").addEventListener("click", nextTheme);
   $("skip").addEventListener("click", (event) => {

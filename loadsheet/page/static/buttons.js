@@ -19,11 +19,11 @@ const QUESTIONS = {
   backfill: "Read a past interval again",
 };
 
-// Of a pipeline, or of `target` alone.
-export function buttons(session, pipeline, target = null) {
+// Of a pipeline, or of `target` alone: those that are allowed.
+export function buttons(allowed, pipeline, target = null) {
   let fitting = TABLE;
   if (target) fitting = target.kind === "table" ? TABLE : MART;
-  const actions = availableActions(session).filter((action) => fitting.includes(action));
+  const actions = availableActions(allowed).filter((action) => fitting.includes(action));
   if (!actions.length) return null;
   const said = h("p", { role: "status", class: "said" });
   return h("div", { class: "actions" },
