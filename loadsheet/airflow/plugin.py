@@ -19,11 +19,12 @@ PREFIX = "/loadsheet"
 _NAME = "Loadsheet"
 
 
-def _icon(color: str) -> str:
+def _icon(color: str, ground: str) -> str:
+    """A table with an arrow. Airflow cannot color it as it does its own, on light and dark blue."""
     return (
         "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'"
         f" fill='none' stroke='%23{color}' stroke-width='2'%3E"
-        "%3Crect x='3' y='4' width='18' height='16' rx='2'/%3E"
+        f"%3Crect x='3' y='4' width='18' height='16' rx='2' fill='{ground}'/%3E"
         "%3Cpath d='M3 10h18M9 10v10M12 15h6M16 13l2 2-2 2'/%3E%3C/svg%3E"
     )
 
@@ -36,8 +37,8 @@ def _view(destination: str, place: str = "") -> dict[str, Any]:
         "destination": destination,
         # Unique: Airflow drops a second view with the same one.
         "url_route": "loadsheet" if destination == "nav" else f"loadsheet-{destination}",
-        "icon": _icon("52525b"),
-        "icon_dark_mode": _icon("d4d4d8"),
+        "icon": _icon("334155", "white"),
+        "icon_dark_mode": _icon("d4d4d8", "none"),
     }
 
 
