@@ -34,7 +34,8 @@ from loadsheet.spec.pipeline_file import load_pipeline
 
 ACTIONS = ("run", "full_refresh", "verify", "rebuild", "backfill")
 """The buttons. Each starts a run, so each needs the right to start one."""
-_HEADERS = security_headers("'self'")  # Airflow shows the page in a frame
+# Airflow shows the page in a frame, and tells by the referrer that a run was started in its UI.
+_HEADERS = security_headers("'self'") | {"Referrer-Policy": "same-origin"}
 _FILES = static_files()
 _answers = Answers()
 _routes = APIRouter()

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -24,6 +25,7 @@ from demo.servers import PostgresServer, S3Server
 from loadsheet.airflow.plugin import PREFIX
 from tests.airflow.conftest import REPO
 from tests.granted import Granted
+from tests.page.chromium import PROGRAM, Chromium
 
 with warnings.catch_warnings():  # a library of Airflow imports a test client that is deprecated
     warnings.simplefilter("ignore")
@@ -309,3 +311,59 @@ def test_airflow_shows_it_in_its_navigation_and_as_tabs(site: Site) -> None:
     for href in places.values():
         path = href.format(DAG_ID="shop", RUN_ID="x", TASK_ID="look")
         assert site.clients["viewer"].get(path).status_code in (200, 302)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    if PROGRAM is None:
+        pytest.skip("there is no Chromium here")
+    with Chromium() as started:
+        yield started
+
+
+def open_frame(browser: Chromium, site: Site, user: str, address: str) -> None:
+    """Open a page of Airflow as the user, until the frame shows Loadsheet's page."""
+    token = site.clients[user].cookies["_token"]
+    browser.call("Network.setCookie", name="_token", value=token, url=site.airflow.url)
+    browser.look(1300)
+    browser.open(f"{site.airflow.url}/{address}")
+    browser.wait(frame("d?.querySelector('main h1') && !d.querySelector('main[aria-busy]')"))
+
+
+def frame(expression: str) -> str:
+    """JavaScript whose `d` is the document in the frame."""
+    return f"(d => {expression})(document.querySelector('iframe')?.contentDocument)"
+
+
+BUTTONS = frame("[...d.querySelectorAll('main .actions button')].map(one => one.textContent)")
+
+
+def test_in_airflows_frame_a_button_starts_a_run_and_a_link_leads_out(
+    browser: Chromium, site: Site
+) -> None:
+    address = "dags/shop/tasks/load.load_item/plugin/loadsheet-task"
+    open_frame(browser, site, "viewer", address)
+    assert browser.js(BUTTONS) == []
+    open_frame(browser, site, "op", address)
+    assert browser.js(BUTTONS) == ["Run", "Full refresh", "Verify", "Backfill"]
+    browser.js(frame("d.querySelectorAll('main .actions button')[2].click()"))
+    browser.js(frame("d.querySelector('dialog button').click()"))
+    browser.wait(frame("d.querySelector('.said').textContent.startsWith('Started')"))
+    said = browser.js(frame("d.querySelector('.said').textContent"))
+    assert said.endswith("The DAG is paused: the run begins once it is unpaused")
+    run_id = re.search(r"manual__\S+?(?=\. )", said)
+    assert run_id
+    run = site.clients["op"].get(f"/api/v2/dags/shop/dagRuns/{quote(run_id[0])}").json()
+    assert run["conf"] == {"tables": ["item"], "verify": ["item"]}
+    assert (run["triggering_user_name"], run["triggered_by"]) == ("op", "ui")
+    browser.js(frame(f"d.location.hash = '#/p/shop/run/' + encodeURIComponent({run_id[0]!r})"))
+    browser.wait(frame("d.querySelector('a[target=_top]')"))
+    browser.js(frame("d.querySelector('a[target=_top]').click()"))
+    browser.wait("location.pathname.startsWith('/dags/shop/runs/manual__')")
+
+
+def test_in_airflows_frame_the_page_has_airflows_theme(browser: Chromium, site: Site) -> None:
+    open_frame(browser, site, "viewer", "plugin/loadsheet")
+    for theme in ("dark", "light"):
+        browser.js(f"localStorage.setItem('theme', '{theme}')")
+        browser.wait(frame(f"d.documentElement.dataset.theme === '{theme}'"))

@@ -105,7 +105,7 @@ export function overviewPage(document, options) {
   }
   const targets = flatten({ ...document, pipelines: only });
   const page = [h("h1", null, options.pipeline ?? "Tables and marts")];
-  if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(only[0].actions ?? [], only[0].name));
+  if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(only[0].actions ?? options.session.actions, only[0].name));
   page.push(troubles(only, Boolean(options.pipeline)));
   if (!targets.length) return [...page, notice("", "Nothing has been loaded yet.")];
   return [...page, list(targets, options)];

@@ -20,7 +20,7 @@ export function targetPage(one, options) {
     blockerText(one) && notice("warn", blockerText(one)),
     one.due && notice("warn", `The next run builds it: ${one.due}`),
     targetFacts(one, what),
-    buttons(one.actions ?? [], one.pipeline, one),
+    buttons(one.actions ?? options.session.actions, one.pipeline, one),
     section(isTable ? "Loads" : "Builds", loads(one, what)),
     section("Columns and lineage", lineage(one, isTable ? "staging" : "mart")),
     section("SQL", one.file && h("p", null, h("code", null, one.file)),
