@@ -7,12 +7,11 @@ themselves would be one more XCom and one more call to the API server for every 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 from airflow.sdk.configuration import conf
-from airflow.sdk.plugins_manager import AirflowPlugin
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -54,10 +53,3 @@ class RunLink(BaseOperatorLink):
         airflow = conf.get("api", "base_url", fallback="/").rstrip("/")
         dag_id, run_id = quote(ti_key.dag_id, safe=""), quote(ti_key.run_id, safe="")
         return f"{airflow}/{PAGE}#/p/{dag_id}/run/{run_id}"
-
-
-class LoadsheetLinks(AirflowPlugin):
-    """The link, for Airflow."""
-
-    name = "loadsheet_links"
-    operator_extra_links: list[Any] = [RunLink()]  # noqa: RUF012 (as in Airflow's class)

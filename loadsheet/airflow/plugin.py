@@ -1,4 +1,5 @@
-"""The page as a plugin of Airflow: an entry in its navigation, and a tab on each DAG, run and task.
+"""Loadsheet as a plugin of Airflow: the page in its navigation, a tab on each DAG, run and task,
+and a link from each task to its run.
 
 Every process of Airflow imports this module, each task's too. The page itself, with FastAPI and the
 drivers, is imported where Airflow asks for it: in the API server.
@@ -7,11 +8,14 @@ drivers, is imported where Airflow asks for it: in the API server.
 from __future__ import annotations
 
 import logging
+import sys
 from functools import cached_property
 from typing import Any
 
 # A task's process has this module already; `airflow.plugins_manager` costs it 1 ms more.
 from airflow.sdk.plugins_manager import AirflowPlugin
+
+from loadsheet.airflow.links import RunLink
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,16 @@ class LoadsheetPlugin(AirflowPlugin):
         _view("task", "dags/{DAG_ID}/tasks/{TASK_ID}"),
         _view("task_instance", "dags/{DAG_ID}/tasks/{TASK_ID}"),
     ]
+
+    operator_extra_links: list[Any] = [RunLink()]  # noqa: RUF012
+
+    @classmethod
+    def on_load(cls, *_: Any, **__: Any) -> None:
+        """Airflow calls it in every process that loads plugins."""
+        if sys.argv[1:2] == ["scheduler"]:
+            from loadsheet.airflow.preload import preload_for_tasks
+
+            preload_for_tasks()
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

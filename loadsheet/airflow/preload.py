@@ -12,7 +12,6 @@ What is imported here must start no thread and open nothing: both are lost or sh
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -68,19 +67,13 @@ WORKING = (
 
 
 def preload_for_tasks() -> None:
-    """In a scheduler whose LocalExecutor forks the tasks, import what they need; nothing elsewhere.
-    Never raises.
-
-    Celery forks its tasks from the worker, which loads no plugin before: docs/deploy.md has the
-    line for it.
-    """
-    forks_tasks = "LocalExecutor" in conf.get("core", "executor", fallback="")
-    if sys.argv[1:2] != ["scheduler"] or not forks_tasks:
+    """In a scheduler: import what tasks need if its LocalExecutor forks them. Never raises."""
+    if "LocalExecutor" not in conf.get("core", "executor", fallback=""):
         return
     try:
         preload(WORKING)
-    except ModuleNotFoundError:  # a scheduler starts without it, too
-        _log.exception("tasks will import Loadsheet by themselves")
+    except ModuleNotFoundError:  # the scheduler can do without
+        _log.exception("every task will import Loadsheet by itself")
 
 
 def preload(modules: Sequence[str]) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +12,9 @@ from airflow import plugins_manager, settings
 from airflow.serialization.serialized_objects import DagSerialization
 
 from loadsheet.airflow.factory import broken_dag, build_dag
-from loadsheet.airflow.links import _OPERATORS, LoadsheetLinks, RunLink
+from loadsheet.airflow.links import _OPERATORS, RunLink
 from loadsheet.airflow.operators import StepOperator
 from loadsheet.spec.pipeline_file import load_pipeline
-from tests.airflow.conftest import REPO
 
 NAME = RunLink.name
 CACHES = (plugins_manager._get_plugins, plugins_manager._get_extra_operators_links_plugins)
@@ -46,7 +41,7 @@ def stored(dag: Any) -> Any:
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Airflow has loaded the plugin."""
-    (tmp_path / "plugins.py").write_text("from loadsheet.airflow.links import LoadsheetLinks\n")
+    (tmp_path / "plugins.py").write_text("from loadsheet.airflow.plugin import LoadsheetPlugin\n")
     monkeypatch.setattr(settings, "PLUGINS_FOLDER", str(tmp_path))
     for cache in CACHES:
         cache.cache_clear()
@@ -100,13 +95,3 @@ def test_the_operators_are_those_of_all_steps() -> None:
     }
     named = {(module, name) for module, names in _OPERATORS.items() for name in names}
     assert named == ours
-
-
-def test_the_entry_point_leads_to_the_plugin_which_imports_no_operator() -> None:
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    path = project["entry-points"]["airflow.plugins"]["loadsheet_links"]
-    assert resolve_name(path) is LoadsheetLinks
-    code = "import sys, loadsheet.airflow.links as l; print(l.__name__.rpartition('.')[0] + "
-    code += "'.operators' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
-    assert done.stdout.split()[-1] == "False"

@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 import pytest
 from airflow.sdk._shared.plugins_manager import is_valid_plugin
 
+from loadsheet.airflow import preload
 from loadsheet.airflow.plugin import LoadsheetPlugin
 from tests.airflow.conftest import REPO
 
@@ -40,7 +41,8 @@ def imported(more: str = "") -> list[str]:
 
 def test_a_task_imports_nothing_for_it_but_the_plugin_itself() -> None:
     modules, has_page = imported()
-    assert set(modules.split()) <= {"loadsheet", "loadsheet.airflow", "loadsheet.airflow.plugin"}
+    own = {"loadsheet", "loadsheet.airflow", "loadsheet.airflow.links", "loadsheet.airflow.plugin"}
+    assert set(modules.split()) <= own | {"airflow.sdk.bases.operatorlink"}  # an abstract class
     assert has_page == "False"
 
 
@@ -68,3 +70,29 @@ def test_each_view_has_an_address_of_its_own() -> None:
     views = LoadsheetPlugin.external_views
     assert len({view["url_route"] for view in views}) == len(views)
     assert not any(view["href"].startswith(("/", "http")) for view in views)
+
+
+@pytest.mark.parametrize(
+    ("command", "executor", "preloads"),
+    [
+        ("scheduler", "LocalExecutor", True),
+        ("scheduler", "CeleryExecutor,LocalExecutor", True),
+        ("scheduler", "CeleryExecutor", False),
+        ("api-server", "LocalExecutor", False),
+    ],
+)
+def test_only_a_process_that_forks_tasks_imports_what_they_need(
+    command: str, executor: str, preloads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(preload, "preload", asked.append)
+    monkeypatch.setattr(sys, "argv", ["airflow", command])
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    LoadsheetPlugin.on_load()
+    assert asked == ([preload.WORKING] if preloads else [])
+
+
+def test_a_scheduler_starts_without_a_module_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preload, "WORKING", ("loadsheet.gone",))
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
+    preload.preload_for_tasks()
