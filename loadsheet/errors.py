@@ -138,8 +138,8 @@ class Differs(WorkError):
     """Rows of staging tables are missing, extra or different. The message names them by their
     keys; `verdicts` holds how many tables and marts have which verdict. A retry cannot help."""
 
-    def __init__(self, message: str, verdicts: Mapping[str, int]):
-        self.verdicts = verdicts
+    def __init__(self, message: str, verdicts: Mapping[str, int] | None = None):
+        self.verdicts = verdicts or {}
         super().__init__(message)
 
 
