@@ -133,6 +133,7 @@ def test_of_5000_tables_a_hundred_are_drawn_at_once_and_all_can_be_reached(page:
     pressed = "[...document.querySelectorAll('.pager button')].find(one => one.textContent"
     page.js(f"{pressed} === 'Next').click()")
     assert "101 to 200 of 5,000" in page.text()
+    assert page.js("document.activeElement.tagName") == "TABLE"
     go(page, "#/?q=table_4998")
     assert names(page) == ["table_4998"]
     go(page, "#/?page=49&sort=name")

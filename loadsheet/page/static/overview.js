@@ -154,7 +154,7 @@ function list(targets, options) {
   const heads = COLUMNS.map((column) => h("th", {
     scope: "col", role: "columnheader", class: column.numeric && "number",
   }, h("button", { type: "button", onclick: () => sortBy(column.key) }, column.head)));
-  const grid = h("table", { role: "table", class: "cards overview" },
+  const grid = h("table", { role: "table", class: "cards overview", tabindex: "-1" },
     h("caption", { class: "sr-only" }, "Tables and marts"),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
 
@@ -168,6 +168,13 @@ function list(targets, options) {
   function sortBy(key) {
     const isSame = view.sort === key;
     update({ sort: key, down: isSame ? !view.down : false, page: 0 });
+  }
+
+  function turnPage(by) {
+    update({ page: view.page + by });
+    // The button has been drawn again: the focus goes to where reading goes on.
+    grid.focus({ preventScroll: true });
+    grid.scrollIntoView();
   }
 
   function update(change) {
@@ -196,7 +203,7 @@ function list(targets, options) {
     const range = found.length ? `${number(start + 1)} to ${number(start + shown.length)}` : "none";
     const text = `${range} of ${number(found.length)}`;
     const turn = (label, by, can) => h("button", {
-      type: "button", disabled: !can, onclick: () => update({ page: view.page + by }),
+      type: "button", disabled: !can, onclick: () => turnPage(by),
     }, label);
     pager.replaceChildren();
     append(pager, [h("span", null, text), pages > 1 && [
