@@ -264,3 +264,28 @@ def test_the_command_serves_the_page_to_who_has_its_address_and_ends_quietly(
     assert ui.returncode == 0
     assert "Traceback" not in errors
     assert "interrupted" not in errors
+
+
+def test_tables_of_a_pattern_and_marts_of_every_kind_have_a_page(shop: Project) -> None:
+    marts = {
+        "seen": ("SELECT sum FROM staging.orders", {"materialized": "view"}),
+        "made": (
+            "DROP TABLE IF EXISTS mart.made; CREATE TABLE mart.made AS TABLE staging.orders",
+            {"materialized": "script"},
+        ),
+    }
+    shop.spec({"ord*": {"incremental": "at"}}, marts)
+    assert shop.cli("run", shop.name).returncode == 0
+    found = overview(shop)
+    assert {name: one["state"] for name, one in found.items()} == {
+        "orders": "current",
+        "seen": "current",
+        "made": "current",
+    }
+    assert 'FROM "public"."orders"' in target(shop, "table", "orders")["sql"]
+    view = target(shop, "transform", "seen")
+    assert view["rows"] is None
+    assert [column["name"] for column in view["columns"]] == ["sum"]
+    script = target(shop, "transform", "made")
+    [made] = [one for one in script["upstream"]["tables"] if one["name"] == "mart.made"]
+    assert "script" in made["not_traced"]
