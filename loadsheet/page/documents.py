@@ -25,7 +25,7 @@ from loadsheet.spec.pipeline_file import declared_name, load_pipeline
 from loadsheet.status.document import open_for, watermark_age
 from loadsheet.status.models import PipelineStatus, TableStatus, TargetStatus, TransformStatus
 from loadsheet.status.source import add_source_lag
-from loadsheet.status.warehouse import begin_on_warehouse, warehouse_status
+from loadsheet.status.warehouse import begin_on_warehouse, status_in
 from loadsheet.wording import LONGEST_MESSAGE, shortened
 
 # Most of the time is spent waiting for servers.
@@ -127,20 +127,18 @@ def run(pipeline: Pipeline, connections: Connections, run_id: str) -> Document:
 def _target_state(pipeline: Pipeline, connections: Connections, kind: str, name: str) -> Document:
     """What the warehouse and the source know of a table or mart; empty where they know neither it
     nor its name."""
-    status = warehouse_status(pipeline, connections, only=name)
-    found = [one for one in _targets(status) if _kind(one) == kind]
-    if not found:
-        return {}
-    one = found[0]
+    with connect_warehouse(connections(pipeline.warehouse.conn_id)) as warehouse:
+        status = status_in(warehouse, pipeline, only=name)
+        found = [one for one in _targets(status) if _kind(one) == kind]
+        if not found:
+            return {}
+        one = found[0]
+        about_it = about.by_catalog(warehouse, about.relation_of(pipeline, kind, name))
+        if commits.has_ledger(warehouse):
+            about_it["loads"] = commits.of_target(warehouse, pipeline, kind, one.target)
     if kind == "table":
         add_source_lag(pipeline, connections, status)
-    state = {"at": status.at, **_target_entry(one, status, {})}
-    with connect_warehouse(connections(pipeline.warehouse.conn_id)) as warehouse:
-        begin_on_warehouse(warehouse)
-        state |= about.by_catalog(warehouse, about.relation_of(pipeline, kind, name))
-        if commits.has_ledger(warehouse):
-            state["loads"] = commits.of_target(warehouse, pipeline, kind, one.target)
-    return state
+    return {"at": status.at, **_target_entry(one, status, {}), **about_it}
 
 
 class OverviewReader:
@@ -184,9 +182,8 @@ class OverviewReader:
         if conn_id in self._away:
             return {"unknown": self._away[conn_id]}
         try:
-            status = warehouse_status(pipeline, self._connections)
             with connect_warehouse(self._connections(conn_id)) as warehouse:
-                begin_on_warehouse(warehouse)
+                status = status_in(warehouse, pipeline)
                 recent = {}
                 if commits.has_ledger(warehouse):
                     recent = commits.histories(warehouse, pipeline)

@@ -84,45 +84,50 @@ FROM loadsheet.failure WHERE pipeline = %(pipeline)s
 """
 
 
-def warehouse_status(
-    pipeline: Pipeline, connections: Connections, only: str | None = None
-) -> PipelineStatus:
-    """The status without the source, `only` of the table or transform of this name, if one is
-    given. Raises ConnectionMissing, Refused and psycopg errors."""
+def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
+    """The status without the source. Raises ConnectionMissing, Refused and psycopg errors."""
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-        at = begin_on_warehouse(session)
-        state = ledger_state(session, pipeline)
-        named = {table.name for table in pipeline.tables}
-        # The tables of the spec, then those that the ledger remembers from patterns and earlier
-        # specs.
-        names = [table.name for table in pipeline.tables]
-        names += state.watermarks
-        # A table that a pattern matches, and whose first step failed, is only in the failures.
-        for kind, name in state.failures:
-            if kind == "table" and state.open_failure("table", name):
-                names.append(name)
-        shown: list[tuple[str, bool]] = []
-        for name in dict.fromkeys(names):
-            in_spec = name in named or pipeline.pattern_of(name) is not None
-            # A name that was corrected in the spec before it was ever loaded is of no interest.
-            if not in_spec and name not in state.loads:
-                continue
-            if only in (None, name):
-                shown.append((name, in_spec))
-        targets = [Relation(pipeline.warehouse.schema, name) for name, _ in shown]
-        counts = rows_in(session, targets)
-        tables = []
-        for (name, in_spec), target in zip(shown, targets, strict=True):
-            rows = counts[target]
-            tables.append(_table_status(pipeline, name, target, rows, state, in_spec, at))
-        chosen = [one for one in pipeline.transforms if only in (None, one.name)]
-        marts = [_mart(pipeline, transform) for transform in chosen]
-        counts = rows_in(session, marts)
-        transforms = []
-        for transform in chosen:
-            rows = counts[_mart(pipeline, transform)]
-            transforms.append(_transform_status(session, pipeline, transform, rows, state))
-        _add_ages(session, pipeline, tables, transforms)
+        return status_in(session, pipeline)
+
+
+def status_in(
+    session: PinnedSession, pipeline: Pipeline, only: str | None = None
+) -> PipelineStatus:
+    """As `warehouse_status`, in a session of the warehouse, which only reads from then on; `only`
+    of the table or transform of this name, if one is given."""
+    at = begin_on_warehouse(session)
+    state = ledger_state(session, pipeline)
+    named = {table.name for table in pipeline.tables}
+    # The tables of the spec, then those that the ledger remembers from patterns and earlier
+    # specs.
+    names = [table.name for table in pipeline.tables]
+    names += state.watermarks
+    # A table that a pattern matches, and whose first step failed, is only in the failures.
+    for kind, name in state.failures:
+        if kind == "table" and state.open_failure("table", name):
+            names.append(name)
+    shown: list[tuple[str, bool]] = []
+    for name in dict.fromkeys(names):
+        in_spec = name in named or pipeline.pattern_of(name) is not None
+        # A name that was corrected in the spec before it was ever loaded is of no interest.
+        if not in_spec and name not in state.loads:
+            continue
+        if only in (None, name):
+            shown.append((name, in_spec))
+    targets = [Relation(pipeline.warehouse.schema, name) for name, _ in shown]
+    counts = rows_in(session, targets)
+    tables = []
+    for (name, in_spec), target in zip(shown, targets, strict=True):
+        rows = counts[target]
+        tables.append(_table_status(pipeline, name, target, rows, state, in_spec, at))
+    chosen = [one for one in pipeline.transforms if only in (None, one.name)]
+    marts = [_mart(pipeline, transform) for transform in chosen]
+    counts = rows_in(session, marts)
+    transforms = []
+    for transform in chosen:
+        rows = counts[_mart(pipeline, transform)]
+        transforms.append(_transform_status(session, pipeline, transform, rows, state))
+    _add_ages(session, pipeline, tables, transforms)
     return PipelineStatus(
         pipeline=pipeline.name,
         at=at,
