@@ -22,7 +22,9 @@ LONGEST_WAIT = 5.0
 """Seconds that a request waits for servers."""
 FRESH = 5.0
 """Seconds for which an answer is given again: many people look at the same page."""
-_KEPT = 300.0
+_KEPT = 60.0
+# Each has a thread and a few sessions. Anyone may ask about as many tables and runs as they like.
+_MOST_AT_ONCE = 16
 _CONNECT_TIMEOUT = 4
 
 Document = dict[str, Any]
@@ -45,8 +47,8 @@ def stored_connection(conn_id: str) -> Connection:
 
 def _not_in_time(conn_id: str) -> Connection:
     raise ConnectionMissing(
-        f"the server of the connection {conn_id!r} has not answered within {LONGEST_WAIT:g} s; the"
-        " page shows its answer as soon as there is one"
+        f"the server of the connection {conn_id!r} has not answered within {LONGEST_WAIT:g} s, or"
+        " too many questions wait for servers; the page shows its answer once there is one"
     )
 
 
@@ -116,6 +118,9 @@ class Answers:
                 return reading
             if reading and not reading.answer.exception():
                 self._last[key] = reading.answer.result()
+            unfinished = [one for one in self._readings.values() if not one.answer.done()]
+            if len(unfinished) >= _MOST_AT_ONCE:
+                return _Reading(began=-LONGEST_WAIT)  # never begins, and nobody waits for it
             reading = self._readings[key] = _Reading()
             reading.start(work)
             return reading

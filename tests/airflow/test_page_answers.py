@@ -71,6 +71,16 @@ def test_a_server_that_hangs_is_asked_once_however_many_people_look(hanging: Ser
     until(lambda: "answer" in answers.get({"hanging": hanging})[0])
 
 
+def test_as_many_questions_as_one_likes_cost_only_so_many_threads(hanging: Server) -> None:
+    answers = Answers()
+    questions: dict[Hashable, page_answers.Work] = dict.fromkeys(range(50), hanging)
+    found = answers.get(questions)
+    assert hanging.asked == 16 and all("'warehouse'" in one["unknown"] for one in found)
+    assert len(answers._readings) == 16
+    hanging.answers.set()
+    until(lambda: all("answer" in one for one in answers.get({40: hanging, 49: hanging})))
+
+
 def test_the_last_answer_is_shown_while_the_next_one_is_awaited(hanging: Server) -> None:
     answers = Answers()
     hanging.answers.set()
