@@ -231,6 +231,13 @@ def test_nothing_is_wider_than_the_window(page: Chromium, view: str, width: int)
     assert page.js("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [390, 937, 1181, 1300])
+def test_no_head_of_a_column_is_squeezed(page: Chromium, width: int) -> None:
+    """937 is what Airflow leaves to the page on a screen of 1300."""
+    page.look(width)
+    assert page.js("document.querySelector('table.overview thead').offsetHeight") < 80
+
+
 def test_the_theme_is_the_systems_until_one_is_chosen(page: Chromium) -> None:
     back = "getComputedStyle(document.body).backgroundColor"
     light = page.js(back)
