@@ -34,7 +34,10 @@ def table_sides(
     mode = table.mode_with_key(bool(described.key))
     key = described.key if mode != "append" else ()
     in_target = tables.columns_of(warehouse, target)
-    pairs, left_out = _comparable(described, scope, in_target, mode, key)
+    filling: list[str] = []
+    if table.fill == "auto" and scope.unfilled:
+        filling = scope.unfilled.names(scope.columns or ())
+    pairs, left_out = _comparable(described, scope, in_target, mode, key, filling)
     names = [theirs.name for theirs, _ in pairs]
     if not set(key) <= set(names):
         why = "; ".join(left_out)
@@ -58,6 +61,7 @@ def _comparable(
     in_target: dict[str, str],
     mode: str,
     key: tuple[str, ...],
+    filling: list[str],
 ) -> tuple[list[tuple[Value, Value]], list[str]]:
     """The columns that can be compared, each as both sides have it, and why others cannot."""
     loaded = {column["name"]: column for column in scope.columns or ()}
@@ -70,6 +74,8 @@ def _comparable(
             name = names.get(column.attnum, "")  # as it was called when it was loaded
         if name not in loaded:
             left_out.append(f"{column.name}: not loaded yet")
+        elif name in filling:
+            left_out.append(f"{name}: the next run goes on filling it in older rows")
         elif loaded[name]["type"] != column.type:
             left_out.append(f"{column.name}: was {loaded[name]['type']}, is {column.type} now")
         # These change rows without writing them. The next load reads all of them; an increment does

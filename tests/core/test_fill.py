@@ -444,12 +444,22 @@ def test_a_fill_ends_before_the_time_of_its_step_does(
     added: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        left = iter([100.0, 60.0, 51.0, 49.0])
+        left = iter([100.0, 51.0, 49.0])
         patch.setattr(fill, "remaining", lambda: next(left))
         said = message(added)
     assert "half of the step's time limit has passed; the next run goes on with it" in said
+    assert added.differences("item") > 0
+    found = added.verify()["item"]
+    assert (found.state, found.left_out) == (
+        "equal",
+        ["colour: the next run goes on filling it in older rows"],
+    )
+    added.spec({"item": {"incremental": "at"}})  # No run will fill it.
+    assert added.verify()["item"].state == "differs"
+    added.spec(TABLES)
     message(added)
     assert added.differences("item") == 0
+    assert added.verify()["item"].left_out == []
 
 
 def test_status_and_plan_tell_which_columns_are_not_filled(
