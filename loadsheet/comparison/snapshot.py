@@ -26,10 +26,7 @@ def locked_snapshot(warehouse: PinnedSession, relations: Sequence[Relation]) -> 
     """
     for relation in relations:
         if tables.kind(warehouse, relation) is None:
-            raise Refused(
-                f"{relation} does not exist: it was never loaded or built, or it was dropped since."
-                " The next run makes it"
-            )
+            raise Refused(f"{relation} does not exist: the next run makes it")
     with warehouse.snapshot():
         # Before the snapshot: a table that was swapped in after it would show other rows.
         for relation in relations:

@@ -72,21 +72,23 @@ def verify_mart(
     )
     try:
         _refuse_uncomparable(transform, look)
+        refuse_without_ledger(warehouse)
+        is_gone = tables.kind(warehouse, target) is None
+        if is_gone and _last_build(pipeline, transform, warehouse):
+            verdict.lose_target()
+            return verdict
         inputs = relations_read(pipeline, transform)
         inputs += external_inputs(warehouse, pipeline, transform)
         # The inputs first, as a build takes its locks: the two never wait for each other.
         in_order = [*sorted(inputs, key=str), target]
         with locked_snapshot(warehouse, in_order) as verdict.at:
-            refuse_without_ledger(warehouse)
             decision = mart.decide_build(warehouse, pipeline, transform, target, inputs, False)
             if decision and decision.reason in ("first run", "its SQL changed"):
                 raise Refused(
                     f"{target}: the next run builds it in full ({decision.reason}): run the"
                     " pipeline first"
                 )
-            names = (pipeline.name, transform.name, str(target))
-            row = warehouse.execute(_LAST_BUILD, names).fetchone()
-            verdict.through = row[0] if row else 0
+            verdict.through = _last_build(pipeline, transform, warehouse)
             search_path.use(warehouse, pipeline)
             _compare(verdict, transform, look, target, warehouse)
             if verdict.differences:
@@ -99,6 +101,14 @@ def verify_mart(
         verdict.state = "not compared"
         verdict.why = f"its SELECT fails: {message(error)} (SQLSTATE {error.sqlstate})"
     return verdict
+
+
+def _last_build(pipeline: Pipeline, transform: Transform, warehouse: Session) -> int:
+    """The number of the mart's last build; 0: it was never built."""
+    target = Relation(pipeline.warehouse.mart_schema, transform.name)
+    names = (pipeline.name, transform.name, str(target))
+    row = warehouse.execute(_LAST_BUILD, names).fetchone()
+    return (row and row[0]) or 0
 
 
 def _refuse_uncomparable(transform: Transform, look: Look) -> None:

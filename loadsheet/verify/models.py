@@ -78,8 +78,16 @@ class TableVerdict:
     watermark: str | None = None
     takes_since: bool = True
     """False where `--since` cannot choose its rows, so that it was not compared."""
+    is_gone: bool = False
+    """Whether the target itself is missing, with all its rows."""
     not_recorded: str = ""
     """Why the ledger does not have the verdict; empty where it has, and where there is none."""
+
+    def lose_target(self) -> None:
+        """The verdict on a target that a load or a build has made, and that is not there."""
+        self.state = "differs"
+        self.is_gone = True
+        self.why = f"{self.target} was dropped or renamed in the warehouse"
 
     @property
     def differences(self) -> int:

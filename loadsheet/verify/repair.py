@@ -1,6 +1,7 @@
 """What `loadsheet verify --repair` repairs, and how: decided from the verdicts.
 
 a table that is    what is done
+gone               all rows are read
 merged             the rows that differ are read again (`engine.repair`)
 replaced           all rows are read again, as in every run of it
 appended           nothing: its rows have no key by which one could be replaced
@@ -51,6 +52,8 @@ def _place(plan: RepairPlan, pipeline: str, verdict: TableVerdict) -> None:
     name = verdict.table
     if verdict.kind == "transform":
         plan.marts.add(name)
+    elif verdict.is_gone:
+        plan.whole.add(name)
     elif verdict.mode == "merge":
         plan.rows_of.add(name)
     elif verdict.mode == "replace":

@@ -33,7 +33,7 @@ from loadsheet.sql.types import without_modifier
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import SinceUnfit, TableVerdict
 from loadsheet.verify.rows import count_rows
-from loadsheet.warehouse import extensions
+from loadsheet.warehouse import extensions, tables
 from loadsheet.warehouse.scope import Scope, read_scope
 
 _OTHER_PIPELINES = """
@@ -64,6 +64,10 @@ def verify_table(
         table=table.name, target=str(target), is_whole=look.is_whole, part=look.part
     )
     try:
+        if tables.kind(warehouse, target) is None:
+            _scope(warehouse, pipeline, table, target)
+            verdict.lose_target()
+            return verdict
         with locked_snapshot(warehouse, [target]) as verdict.at:
             scope = _scope(warehouse, pipeline, table, target)
             verdict.through = scope.last_load_no or 0

@@ -66,7 +66,7 @@ def differences_text(verdicts: Sequence[TableVerdict], most_tables: int, most_ro
 
 
 def _differences_of(verdict: TableVerdict, most_rows: int) -> str:
-    parts: list[str] = []
+    parts = [verdict.why] if verdict.is_gone else []
     for kind, count in verdict.counts.items():
         if not count:
             continue

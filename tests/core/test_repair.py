@@ -12,6 +12,7 @@ from loadsheet.engine import repair
 from loadsheet.engine.request import repair_request
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.verify.text import differences_text
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -244,6 +245,23 @@ def test_an_emptied_target_is_filled_from_the_start(project: Project) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert not judge(project, "item") and violations(project) == []
     assert last_load(project)["upper_cursor"]
+
+
+def test_a_target_or_mart_that_is_gone_differs_and_is_made_again(project: Project) -> None:
+    tables = {"item": {"incremental": "at"}, "line": {"mode": "append", "incremental": "at"}}
+    project.in_source("CREATE TABLE line AS SELECT now() AS at, 1 AS n")
+    opened(project, tables, transforms={"named": "SELECT id, name FROM staging.item"})
+    project.in_warehouse(
+        "DROP TABLE mart.named; ALTER TABLE staging.item RENAME TO other; DROP TABLE staging.line"
+    )
+    found = project.verify()
+    assert {verdict.state for verdict in found.values()} == {"differs"}
+    assert found["item"].why == "staging.item was dropped or renamed in the warehouse"
+    assert "named: mart.named was dropped" in differences_text([*found.values()], 3, 1)
+    done = project.cli("verify", "shop", "--repair")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("2 tables, 1 mart: 3 equal\n")
+    assert not judge(project, "item")
 
 
 def test_a_table_read_by_interval_keeps_its_intervals(project: Project) -> None:
