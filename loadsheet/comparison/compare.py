@@ -106,7 +106,7 @@ def _differing_chosen(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:
     to be on one side are looked for among all rows of the other."""
     unsure: set[int] = set()
     for found, _ in _differing_keys(sides, buckets):
-        if found.kind in ("missing", "extra"):
+        if found.kind == "missing" or not found.is_in_source:
             assert found.key
             unsure.add(Side.bucket_of(found.key[0]))
         else:
