@@ -34,17 +34,6 @@ from tests.core.restoring import (
 from tests.project import Project
 
 
-@pytest.fixture
-def copies() -> Copies:
-    return {}
-
-
-@pytest.fixture
-def shop(project: Project, copies: Copies) -> Project:
-    """Loaded on three days."""
-    return opened(project, copies, 2, TABLES)
-
-
 def test_every_load_comes_back_as_it_was_through_drift_and_a_full_refresh(
     project: Project, copies: Copies
 ) -> None:

@@ -24,23 +24,11 @@ from tests.core.restoring import (
     difference,
     leftovers,
     load_numbers,
-    opened,
     refused,
     restore,
 )
 from tests.faults.scale import scaled
 from tests.project import Project
-
-
-@pytest.fixture
-def copies() -> Copies:
-    return {}
-
-
-@pytest.fixture
-def shop(project: Project, copies: Copies) -> Project:
-    """Loaded on three days."""
-    return opened(project, copies, 2, TABLES)
 
 
 def test_a_warehouse_that_is_lost_comes_back_from_the_ledger_and_the_lake(

@@ -21,12 +21,6 @@ from tests.core.restoring import (
 )
 from tests.project import Project
 
-
-@pytest.fixture
-def copies() -> Copies:
-    return {}
-
-
 ITEMS = """
 CREATE TABLE item (
     id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
