@@ -124,7 +124,8 @@ def _bounds(session: Session, side: Side) -> list[int]:
         f"SELECT DISTINCT {_leading(side).landed}::bigint FROM {side.relation.sql}"
         f" TABLESAMPLE BERNOULLI ({percent:f}) ORDER BY 1"
     )
-    return [first for (first,) in sample]
+    # The lowest of all begins the first range anyway, and nothing is before it.
+    return [first for (first,) in sample if first > _LOWEST]
 
 
 def _spans(numbers: Sequence[int], bounds: Sequence[int]) -> list[tuple[int, int]]:

@@ -99,6 +99,18 @@ def test_a_table_may_have_the_name_that_the_query_gives_its_ranges(
     assert not judge(project, name)
 
 
+def test_the_lowest_and_the_highest_key_of_all_may_divide_ranges(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(key_ranges, "_KEYS_IN_A_RANGE", 1)  # every key begins a range
+    ends = [-(2**63), 2**63 - 1]
+    opened(project, CREATE + "".join(f"INSERT INTO item VALUES ({end}, 'end');" for end in ends))
+    for gone in (7, *ends):
+        project.in_source(f"DELETE FROM item WHERE id = {gone}")
+        assert way_of(project, caplog) == "ranges"
+        assert not judge(project, "item")
+
+
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_other_tables_are_compared_by_buckets(
     project: Project, caplog: pytest.LogCaptureFixture, case: str
