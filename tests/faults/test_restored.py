@@ -13,7 +13,7 @@ import pytest
 
 from demo.servers import PostgresServer
 from loadsheet.engine.runner import StepResult
-from loadsheet.errors import SourceChanged
+from loadsheet.errors import SourceChanged, Unavailable
 from loadsheet.source import catalog, identity, sequences
 from tests.faults.oracle import judge, violations
 from tests.faults.tally import Tally
@@ -391,6 +391,15 @@ def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
         lost = judge(project, "item").lost
         assert lost == 1
         line.control(f"{lost} row deleted wrongly")
+
+
+def test_two_standbys_behind_one_connection_are_refused() -> None:
+    """A pooler may lead there: the position of one says nothing of the other's snapshot."""
+    one = identity.Identity(facts={"lsn": "0/5"}, is_standby=True, started="1")
+    other = replace(one, started="2")
+    with pytest.raises(Unavailable, match="led to two of them within one step"):
+        identity._in_snapshot(one, other)
+    assert identity._in_snapshot(one, replace(one, facts={"lsn": "0/3"})).facts == {"lsn": "0/3"}
 
 
 def pause(standby: str) -> None:
