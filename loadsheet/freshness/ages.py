@@ -7,7 +7,8 @@ where open transactions hold it back. A table that is read by data interval is a
 the last interval.
 
 A mart is as old as the oldest of its inputs. Where an input has changed since the mart was built,
-it is at least as old as that build.
+it is at least as old as the first of these changes. The build's own time says nothing: of inputs
+that seldom change it is long ago, and then a mart would be late whenever it is about to be built.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from psycopg.rows import class_row
@@ -48,21 +50,31 @@ _FAILURES = """
 SELECT pipeline, kind, name, target, step, code, message FROM loadsheet.failure
 WHERE pipeline = ANY(%(pipelines)s) AND worked_at IS NULL
 """
-# Both by the index on the target, from its end.
+# By the index on the target, from its end.
 _BUILDS = """
-SELECT wanted.pipeline, wanted.target, seen_load, committed_at
+SELECT wanted.pipeline, wanted.target, seen_load
 FROM unnest(%(pipelines)s::text[], %(targets)s::text[]) AS wanted (pipeline, target),
-    LATERAL (SELECT seen_load, committed_at FROM loadsheet.transform_run r
+    LATERAL (SELECT seen_load FROM loadsheet.transform_run r
         WHERE r.target = wanted.target AND r.pipeline = wanted.pipeline
         ORDER BY run_no DESC LIMIT 1) AS last
 """
-_NEWS = """
-SELECT wanted.target, greatest(
-    (SELECT load_no FROM loadsheet.load l WHERE l.target = wanted.target
-        AND (replaced OR inserted + updated + deleted > 0) ORDER BY load_no DESC LIMIT 1),
-    (SELECT run_no FROM loadsheet.transform_run r WHERE r.target = wanted.target
-        AND (replaced OR inserted + updated + deleted > 0) ORDER BY run_no DESC LIMIT 1)) AS number
-FROM unnest(%(targets)s::text[]) AS wanted (target)
+_CHANGED = "(replaced OR inserted + updated + deleted > 0)"
+# The first load or build of an input that a mart has not seen, when it began.
+_LACKS = f"""
+SELECT wanted.pipeline, wanted.mart, min(first.began)
+FROM unnest(%(pipelines)s::text[], %(marts)s::text[], %(inputs)s::text[], %(seen)s::bigint[])
+        AS wanted (pipeline, mart, input, seen),
+    LATERAL (
+        (SELECT committed_at - make_interval(secs => extract_seconds + load_seconds) AS began
+         FROM loadsheet.load l WHERE l.target = wanted.input AND load_no > seen AND {_CHANGED}
+         ORDER BY load_no LIMIT 1)
+        UNION ALL
+        (SELECT committed_at - make_interval(secs => seconds)
+         FROM loadsheet.transform_run r WHERE r.target = wanted.input AND run_no > seen
+            AND {_CHANGED}
+         ORDER BY run_no LIMIT 1)
+    ) AS first
+GROUP BY wanted.pipeline, wanted.mart
 """
 
 
@@ -124,11 +136,10 @@ class _Facts:
     scopes: list[_Scope] = field(default_factory=list)
     failures: dict[tuple[str, ledger.Kind, str], _Failure] = field(default_factory=dict)
     """By pipeline, kind and name."""
-    builds: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
-    """By pipeline and target of a mart, its last build: the number of the last load that it saw,
-    and its time."""
-    news: dict[str, int] = field(default_factory=dict)
-    """The number of the last load or build that has changed a target."""
+    builds: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By pipeline and target of a mart, the last load that its last build has seen."""
+    lacks: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    """By the same, when the first change of an input began that it has not seen."""
 
 
 def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
@@ -141,7 +152,6 @@ def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
     names = [pipeline.name for pipeline in pipelines]
     others = {name for pipeline in pipelines for name in pipeline.external}
     marts = [(one.name, mart) for one in pipelines for mart in _marts(one)]
-    inputs = {target for one in pipelines for reads in _inputs(one).values() for target in reads}
     looks = _LOOKS if found >= _LOOKS_SINCE else _NO_LOOKS
     asked = {"pipelines": names, "others": [*others]}
     with session.cursor(row_factory=class_row(_Scope)) as cursor:
@@ -150,11 +160,28 @@ def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
         for failure in cursor.execute(_FAILURES, asked):
             facts.failures[failure.pipeline, failure.kind, failure.name] = failure
     wanted = {"pipelines": [name for name, _ in marts], "targets": [mart for _, mart in marts]}
-    for name, target, seen, committed_at in session.execute(_BUILDS, wanted):
-        facts.builds[name, target] = (seen, committed_at)
-    for target, number in session.execute(_NEWS, {"targets": [*inputs]}):
-        facts.news[target] = number or 0
+    for name, target, seen in session.execute(_BUILDS, wanted):
+        facts.builds[name, target] = seen
+    for name, target, began in session.execute(_LACKS, _built_marts(pipelines, facts)):
+        facts.lacks[name, target] = began
     return facts
+
+
+def _built_marts(pipelines: Sequence[Pipeline], facts: _Facts) -> dict[str, list[Any]]:
+    """The values of _LACKS: each mart that was built, with each of its inputs."""
+    values: dict[str, list[Any]] = {"pipelines": [], "marts": [], "inputs": [], "seen": []}
+    for pipeline in pipelines:
+        for name, inputs in _inputs(pipeline).items():
+            mart = _mart(pipeline, name)
+            seen = facts.builds.get((pipeline.name, mart))
+            if seen is None:
+                continue
+            for target in inputs:
+                values["pipelines"].append(pipeline.name)
+                values["marts"].append(mart)
+                values["inputs"].append(target)
+                values["seen"].append(seen)
+    return values
 
 
 def _marts(pipeline: Pipeline) -> list[str]:
@@ -289,9 +316,9 @@ class _Known:
     def _mart_state(
         self, pipeline: Pipeline, transform: Transform, inputs: Sequence[str]
     ) -> _State:
-        build = self._facts.builds.get((pipeline.name, _mart(pipeline, transform.name)))
+        mart = (pipeline.name, _mart(pipeline, transform.name))
         failure = self._failure(pipeline, "transform", transform.name)
-        if build is None:
+        if mart not in self._facts.builds:
             return _State(as_of=None, cause=failure)
         state = _State(as_of=self._at)
         for target in inputs:
@@ -306,11 +333,11 @@ class _Known:
                 state = read
         if transform.materialized == "view":
             return replace(state, cause=failure or state.cause)
-        seen, built_at = build
-        if any(self._facts.news.get(target, 0) > seen for target in inputs):
+        lacks = self._facts.lacks.get(mart)
+        if lacks:
             assert state.as_of
             cause = failure or Cause(key="unbuilt", text="not built since its inputs have changed")
-            return _State(as_of=min(state.as_of, built_at), cause=cause)
+            return _State(as_of=min(state.as_of, lacks), cause=cause)
         return state
 
     def _failure(self, pipeline: Pipeline, kind: ledger.Kind, name: str) -> Cause | None:

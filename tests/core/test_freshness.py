@@ -141,12 +141,19 @@ def test_a_table_that_fails_is_late_alone_with_the_marts_that_read_it(shop: Proj
     assert cause and cause.text.startswith("extract of orders failed: ")
 
 
-def test_a_mart_is_as_old_as_its_build_while_its_input_has_news(shop: Project) -> None:
+def test_a_mart_that_is_not_built_gets_old_from_the_first_load_that_it_lacks(
+    shop: Project,
+) -> None:
+    """Its last build may be long ago: it was late whenever it was about to be built."""
     shop.succeed()
     pass_time(shop, 3)
     shop.in_source("INSERT INTO orders (id) VALUES (2)")
     sql = shop.folder / "pipelines" / shop.name / "sql" / "totals.sql"
     sql.write_text("SELECT count(*) / 0 AS n FROM staging.orders")
+    shop.run()
+    assert levels(shop) == ALL_FRESH
+    pass_time(shop, 3)
+    shop.in_source("INSERT INTO orders (id) VALUES (3)")
     shop.run()
     found = ages(shop)
     assert {name for name, one in found.items() if one.level == "late"} == {"totals", "both"}
