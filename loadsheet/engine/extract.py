@@ -185,7 +185,9 @@ def _record_look(attempt: Attempt, rows: Selection) -> None:
     reads_all_news = rows.moves_watermark or attempt.table.incremental is None
     if not attempt.pipeline.promises_freshness or not reads_all_news or attempt.repairs:
         return
-    held_by = {attempt.target: rows.held_by or rows.waiting}
+    # A merge reads all visible rows, also those that the watermark may not pass yet.
+    waits_for = "" if rows.action == "merge" else rows.held_by or rows.waiting
+    held_by = {attempt.target: waits_for}
     name, read_at = attempt.pipeline.name, attempt.read_at
     attempt.warehouse.use(lambda session: current.record_looks(session, name, held_by, read_at))
 

@@ -2,9 +2,9 @@
 statements.
 
 A table is as old as the last look at its source that showed that nothing is missing: a load that
-read all that was new, or a look that found nothing new. Its watermark may be younger than that,
-where open transactions hold it back. A table that is read by data interval is as old as the end of
-the last interval.
+read all that was new, or a look that found nothing new. Where rows are appended, they wait for open
+transactions; then its watermark may be younger than that. A table that is read by data interval is
+as old as the end of the last interval.
 
 A mart is as old as the oldest of its inputs. Where an input has changed since the mart was built,
 it is at least as old as the first of these changes. The build's own time says nothing: of inputs
@@ -109,7 +109,7 @@ class _Scope:
     watermark: str | None
     current_at: datetime | None
     held_by: str
-    """The session that kept the last look from knowing that nothing is missing."""
+    """The session for which the last look has left rows unread."""
     read_to: datetime | None
     """The end of the last data interval."""
     read_at: datetime

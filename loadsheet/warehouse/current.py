@@ -28,23 +28,26 @@ WHERE scope.pipeline = %(pipeline)s AND scope.table_name = seen.table_name
 def advanced(manifest: Manifest) -> dict[str, Any]:
     """The values that ADVANCED and the column `waits_for` need for a load of the manifest.
 
-    Rows by their keys, of a fill and of an interval do not show that nothing is missing.
+    Rows by their keys, of a fill and of an interval do not show that nothing is missing. Where the
+    watermark is held back, a table that is merged by its key has all rows that are visible in the
+    source all the same: only rows that are appended wait.
     """
     reads_all_news = manifest.moves_watermark or (
         manifest.cursor is None and manifest.action == "replace"
     )
+    held_by = "" if manifest.key else manifest.held_by
     return {
-        "complete": reads_all_news and not manifest.repairs and not manifest.held_by,
+        "complete": reads_all_news and not manifest.repairs and not held_by,
         "read_at": manifest.read_at,
-        "held_by": manifest.held_by,
+        "held_by": held_by,
     }
 
 
 def record_looks(
     session: Session, pipeline: str, held_by: Mapping[Relation, str], read_at: str
 ) -> None:
-    """Record that extractions have found nothing new in the targets at `read_at`, the source's
-    clock: for each what holds its watermark back, empty where nothing does."""
+    """Record that extractions have found nothing new for the targets at `read_at`, the source's
+    clock: for each what keeps visible rows from being read, empty where nothing does."""
     targets = list(held_by)
     session.execute(
         _SEEN,

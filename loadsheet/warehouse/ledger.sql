@@ -51,7 +51,7 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_checked_at timestam
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_removed bigint;
 
 -- Version 8. The last time, by the source's clock, at which the target was known to have everything that the source had
--- committed; and the session that kept the last look from knowing it. A look that finds nothing new writes these only
+-- committed; and the session for which the last look has left rows unread. A look that finds nothing new writes these only
 -- where the pipeline asks for it (fresh_within).
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS current_at timestamptz;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS waits_for text NOT NULL DEFAULT '';
