@@ -8,13 +8,12 @@ out in an XOR.
     bucket = hash(key) & (BUCKETS - 1)
     digest = count(*), sum(hash(row, hash(key))), sum(hash(row, ~hash(key)))
 
-PostgreSQL's own hash of a row multiplies and adds the hashes of its columns, so with one seed for
-all rows, values that two rows of a bucket have swapped would leave the sums as they were. With the
-hash of its key as its seed, each row has hashes of its own.
+With the hash of its key as its seed, each row has hashes of its own: values that two rows of a
+bucket have swapped do not leave the sums as they were.
 
 A search for deleted rows asks for `keys_only`. There the sum of the keys' hashes is the digest: two
 tables whose keys differ have one digest with a probability of 2^-52. That is one hash for each row
-instead of three, which take twice as long.
+instead of three.
 """
 
 from __future__ import annotations
@@ -24,43 +23,53 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from loadsheet.comparison.hashing import Recipe, chained, recipe
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, literal
-from loadsheet.sql.types import TEXT_TYPES, has_one_form, without_modifier
+from loadsheet.sql.types import has_one_form
 
 BUCKETS = 4096
-Hash = Literal["record", "md5"]
-"""`record`: PostgreSQL's own hash of a row, 2.4 times as fast. `md5`: of the row's text, which is
+Hash = Literal["server", "md5"]
+"""`server`: PostgreSQL's own hash of a row, 2.4 times as fast. `md5`: of the row's text, which is
 the same on all servers."""
 
 _KEY, _FIRST, _SECOND = 1, 2, 3
 _LONGEST_SHOWN = 2_000
-# Since PostgreSQL 14 rows have a hash function.
+# Since PostgreSQL 14 rows have a hash function, which bytes are hashed by.
 _RECORD_HASH_SINCE = 140000
 INTEGERS = ("smallint", "integer", "bigint")
-# The hash of a numeric leaves out its sign, and that of the others has 32 bits of 64: with any seed
-# 5.00 has the hash of -5.00, and -1 that of 4294967295. So their bytes are hashed.
-_BYTES_OF = {
-    "numeric": "numeric_send",
-    "bigint": "int8send",
-    "time without time zone": "time_send",
-    "timestamp with time zone": "timestamptz_send",
-    "timestamp without time zone": "timestamp_send",
-}
-# A value of every type that is not hashed as text (`Value.hashed`). The hash functions promise to
-# be equal within a server only, so both servers are asked. In UTF8: another encoding may not even
-# have these letters.
-_BATTERY = """
-SELECT hash_record_extended(ROW(
-    -7::smallint, 123456789::integer, int8send(-98765432109876), 4000000000::oid, true,
-    'a81bc81b-dead-4e5d-abff-90865d1e13b1'::uuid, '\\x00ff10'::bytea,
-    'Zürich – 東京'::text COLLATE "C", ''::character varying COLLATE "C", NULL::text COLLATE "C",
-    '2026-02-28'::date, time_send('23:59:59.999999'),
-    timestamptz_send('2026-02-28 12:00:00.000001+00'), timestamp_send('infinity'),
-    repeat('long ', 1000)::text COLLATE "C",
-    numeric_send(-1200.50::numeric(10, 2)), numeric_send('NaN'::numeric(10, 2))), 1),
-    hashint8extended(-98765432109876, -98765432109876)
-"""
+# Values of every type that is not hashed as text. The hash functions promise to be equal within a
+# server only, so both servers are asked. In UTF8: another encoding may not even have these letters.
+_BATTERY = (
+    ("smallint", "-7"),
+    ("integer", "123456789"),
+    ("bigint", "-98765432109876"),
+    ("bigint", None),
+    ("oid", "4000000000"),
+    ("boolean", "true"),
+    ("uuid", "a81bc81b-dead-4e5d-abff-90865d1e13b1"),
+    ("uuid", None),
+    ("bytea", "\\x00ff10"),
+    ("bytea", None),
+    ("text", "Zürich – 東京"),
+    ("character varying", ""),
+    ("text", None),
+    ("text", "long " * 1000),
+    ("date", "2026-02-28"),
+    ("date", "-infinity"),
+    ("timestamp with time zone", "2026-02-28 12:00:00.000001+00"),
+    ("timestamp with time zone", None),
+    ("timestamp without time zone", "0001-02-28 12:00:00.000001"),
+    ("timestamp without time zone", "infinity"),
+    ("numeric(10,2)", "-1200.50"),
+    ("numeric(10,2)", "NaN"),
+    ("numeric", "1200.00"),
+    ("numeric", "-Infinity"),
+    ("real", "0.1"),
+    ("double precision", "-0"),
+    ("double precision", "NaN"),
+    ("jsonb", '{"a": 1.0}'),
+)
 
 
 @dataclass(frozen=True)
@@ -106,19 +115,10 @@ class Value:
         return has_one_form(self.type)
 
     @property
-    def hashed(self) -> str:
-        """SQL for a value that hashes alike on both sides if, and only if, it is the same.
-
-        As text, unless equal values of the type are always the same: 1.0 is not 1.00.
-        """
-        plain = without_modifier(self.type)
-        if not self.has_one_form or plain == "bpchar":
-            return self.text
-        if plain in _BYTES_OF:
-            return f"{_BYTES_OF[plain]}({self.landed})"
-        if plain in TEXT_TYPES:
-            return f'{self.landed} COLLATE "C"'
-        return f"CAST({self.landed} AS {plain})"
+    def recipe(self) -> Recipe:
+        """How it is hashed: as text, unless equal values of the type are always the same, or what
+        tells them apart is hashed, too."""
+        return recipe(self.landed, self.type, self.text)
 
 
 @dataclass(frozen=True)
@@ -163,18 +163,17 @@ class Side:
                 f"SELECT (h & {BUCKETS - 1})::int AS bucket, count(*), sum(h)::text, '0'"
                 f" FROM (SELECT {self.key_hash} AS h{rows} OFFSET 0) one GROUP BY 1"
             )
-        first, second = str(_FIRST), str(_SECOND)
-        if self.hash == "record":
-            first, second = "h", "~h"
-        # Without OFFSET, PostgreSQL would form each row twice, which takes longer than to hash it,
+        names = [f"v{number}" for number, _ in enumerate(self._parts)]
+        pairs = zip(self._parts, names, strict=True)
+        parts = "".join(f", {part} AS {name}" for part, name in pairs)
+        # Without OFFSET, PostgreSQL would compute the hash of the key and the parts for each use,
         # and would sort all rows, because it expects a bucket for each. Together that took twice
         # the CPU for rows of eight columns, and a sort on disk.
         return (
             f"SELECT (h & {BUCKETS - 1})::int AS bucket, count(*),"
-            f" sum({self._hash_of('formed', first)})::text,"
-            f" sum({self._hash_of('formed', second)})::text"
-            f" FROM (SELECT {self.key_hash} AS h, {self._formed(self.values)} AS formed"
-            f"{rows} OFFSET 0) AS hashed GROUP BY 1"
+            f" sum({self._hash_of(names, _FIRST, 'h')})::text,"
+            f" sum({self._hash_of(names, _SECOND, '(~h)')})::text"
+            f" FROM (SELECT {self.key_hash} AS h{parts}{rows} OFFSET 0) AS hashed GROUP BY 1"
         )
 
     def rows(
@@ -185,8 +184,8 @@ class Side:
         not only for the chosen ones."""
         chosen = "TRUE" if unfiltered else self.chosen
         return (
-            f"SELECT {self.key_hash}, {self.key_text}, {self._row_hash(_FIRST)},"
-            f" {self._row_hash(_SECOND)}, ({settled}) IS TRUE, ({self.chosen}) IS TRUE"
+            f"SELECT {self.key_hash}, {self.key_text}, {self.row_hash(_FIRST)},"
+            f" {self.row_hash(_SECOND)}, ({settled}) IS TRUE, ({self.chosen}) IS TRUE"
             f"{self._from(buckets, within, chosen)} ORDER BY 1, 2"
         )
 
@@ -194,7 +193,7 @@ class Side:
         """SELECT of the two row hashes, how many rows have them, and for how many of those
         `settled` holds; in an order that both servers share. For rows without a key."""
         return (
-            f"SELECT {self._row_hash(_FIRST)}, {self._row_hash(_SECOND)}, count(*),"
+            f"SELECT {self.row_hash(_FIRST)}, {self.row_hash(_SECOND)}, count(*),"
             f" count(*) FILTER (WHERE {settled})"
             f"{self._from(buckets, within, self.chosen)} GROUP BY 1, 2 ORDER BY 1, 2"
         )
@@ -221,12 +220,13 @@ class Side:
     @cached_property
     def key_hash(self) -> str:
         """SQL for the hash of the row's key; of the whole row where it has none."""
-        values = [self.values[place] for place in self.key] or self.values
-        hashed = self._hashed(values, _KEY)
-        if self.hash == "record" and len(values) > 1:
-            # Its sum must change where keys swap the values of a column.
-            return self._hash_of(self._formed(values), hashed)
-        return hashed
+        values = [self.values[place] for place in self.key]
+        if values and self.hash == "server":
+            recipes = [value.recipe for value in values]
+            return chained(recipes, _all_parts(recipes), str(_KEY), _KEY)
+        if values:
+            return _md5_number(_md5_of(values), _KEY)
+        return self.row_hash(_KEY)
 
     @cached_property
     def key_text(self) -> str:
@@ -255,30 +255,41 @@ class Side:
             return "TRUE"
         return f"{self._bucket} IN ({', '.join(map(str, buckets))})"
 
-    def _row_hash(self, seed: int) -> str:
-        return self._hashed(self.values, seed)
+    def row_hash(self, number: int) -> str:
+        """SQL for one of the hashes of a row."""
+        return self._hash_of(self._parts, number, str(number))
 
-    def _hashed(self, values: Sequence[Value], seed: int) -> str:
-        if self.hash == "record" and len(values) == 1 and values[0].type in INTEGERS:
-            # A row has to be formed first, which takes as long as the rest.
-            # The value is in the seed, too: as a value, only 32 bits of it have a part.
-            value = f"CAST({values[0].landed} AS bigint)"
-            return f"coalesce(hashint8extended({value}, {value} # {seed}), 0)"
-        return self._hash_of(self._formed(values), str(seed))
+    @cached_property
+    def _recipes(self) -> list[Recipe]:
+        return [value.recipe for value in self.values]
 
-    def _formed(self, values: Sequence[Value]) -> str:
-        """SQL for what `_hash_of` hashes: a row of the values, or the MD5 of its text."""
-        if self.hash == "record":
-            return f"ROW({', '.join(value.hashed for value in values)})"
-        row = f"CAST(ROW({', '.join(value.text for value in values)}) AS text)"
-        return f"md5(convert_to({row}, 'UTF8'))"
+    @cached_property
+    def _parts(self) -> list[str]:
+        """SQL of what the hashes of a row are made from: the parts of its values, or the MD5 of its
+        text."""
+        if self.hash == "server":
+            return _all_parts(self._recipes)
+        return [_md5_of(self.values)]
 
-    def _hash_of(self, formed: str, seed: str) -> str:
-        if self.hash == "record":
-            return f"hash_record_extended({formed}, {seed})"
-        # 64 of the 128 bits, others for each seed; the key's are the first row hash's.
-        start = 17 if seed == str(_SECOND) else 1
-        return f"('x' || substr({formed}, {start}, 16))::bit(64)::bigint"
+    def _hash_of(self, parts: Sequence[str], number: int, seed: str) -> str:
+        if self.hash == "server":
+            return chained(self._recipes, parts, seed, number)
+        return _md5_number(parts[0], number)
+
+
+def _all_parts(recipes: Iterable[Recipe]) -> list[str]:
+    return [part for recipe in recipes for part in recipe.parts]
+
+
+def _md5_of(values: Sequence[Value]) -> str:
+    row = f"CAST(ROW({', '.join(value.text for value in values)}) AS text)"
+    return f"md5(convert_to({row}, 'UTF8'))"
+
+
+def _md5_number(md5: str, number: int) -> str:
+    # 64 of the 128 bits, others for each hash of the row; the key's are the first one's.
+    start = 17 if number == _SECOND else 1
+    return f"('x' || substr({md5}, {start}, 16))::bit(64)::bigint"
 
 
 def with_keys(columns: Sequence[Value], keys: Iterable[Sequence[str | None]]) -> str:
@@ -306,6 +317,17 @@ def shared_hash(source: Session, warehouse: Session) -> Hash:
         encoding = session.info.parameter_status("server_encoding")
         if session.info.server_version < _RECORD_HASH_SINCE or encoding != "UTF8":
             return "md5"
-        answers.append(session.execute(_BATTERY).fetchone())
+        answers.append(session.execute(_battery()).fetchone())
     one, other = answers
-    return "record" if one == other else "md5"
+    return "server" if one == other else "md5"
+
+
+def _battery() -> str:
+    values = tuple(Value(f"c{number}", type_name) for number, (type_name, _) in enumerate(_BATTERY))
+    columns = []
+    for value, (type_name, text) in zip(values, _BATTERY, strict=True):
+        sample = "NULL" if text is None else literal(text)
+        columns.append(f"CAST({sample} AS {type_name}) AS {ident(value.name)}")
+    side = Side(Query(f"SELECT {', '.join(columns)}"), values, (), "server")
+    hashes = ", ".join(side.row_hash(number) for number in (_KEY, _FIRST, _SECOND))
+    return f"SELECT {hashes} FROM {side.relation.sql}"

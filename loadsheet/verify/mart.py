@@ -146,9 +146,9 @@ def _compare(
     places = tuple(names.index(name) for name in transform.unique_key)
     sides = Sides(
         source_session=warehouse,
-        source=Side(select, tuple(theirs for theirs, _ in pairs), places, "record"),
+        source=Side(select, tuple(theirs for theirs, _ in pairs), places, "server"),
         warehouse_session=warehouse,
-        target=Side(target, tuple(ours for _, ours in pairs), places, "record"),
+        target=Side(target, tuple(ours for _, ours in pairs), places, "server"),
         settled="TRUE",
     )
     found = compare.totals(sides, look.buckets)

@@ -46,7 +46,7 @@ DAMAGES: list[tuple[str, int, str, list[str]]] = [
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("hash", ["record", "md5"])
+@pytest.mark.parametrize("hash", ["server", "md5"])
 def test_one_damaged_row_is_found_and_named(
     project: Project, mode: str, hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,10 +73,10 @@ def test_one_damaged_row_is_found_and_named(
 
 def test_tables_of_key_columns_alone_are_compared_by_two_hashes() -> None:
     key = Value("id", "integer")
-    two = Side(Relation("public", "item"), (key,), (0,), "record")
-    one = Side(Relation("public", "item"), (key,), (0,), "record", keys_only=True)
+    two = Side(Relation("public", "item"), (key,), (0,), "server")
+    one = Side(Relation("public", "item"), (key,), (0,), "server", keys_only=True)
     assert "'0'" in one.digests(range(BUCKETS))
-    assert two.digests(range(BUCKETS)).count("hash_record_extended") == 2
+    assert two.digests(range(BUCKETS)).count("sum(hashint4extended") == 2
 
 
 def test_two_rows_that_have_swapped_their_values_are_both_named(project: Project) -> None:
