@@ -7,11 +7,11 @@ import time
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from loadsheet.engine.sessions import IdleSession
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import load_prefix
-from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.gaps import gaps_between, sentences
 from loadsheet.postgres import Session
@@ -33,6 +33,9 @@ from loadsheet.warehouse import (
 from loadsheet.warehouse.integrity import Change
 from loadsheet.warehouse.intervals import Read
 from loadsheet.warehouse.scope import Scope, read_scope, started_from
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 
 @dataclass(frozen=True)

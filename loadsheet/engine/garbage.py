@@ -26,7 +26,8 @@ from loadsheet.lake.store import Lake, StoredObject, is_refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import ledger, tables
+from loadsheet.warehouse import ledger
+from loadsheet.warehouse.scope import extracted_tables
 
 _log = logging.getLogger(__name__)
 
@@ -344,17 +345,6 @@ def _owner(lake: Lake, attempt: Attempt) -> tuple[str, str] | None:
         return str(manifest["pipeline"]), str(manifest["table"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def extracted_tables(session: Session, pipeline: str) -> set[str] | None:
-    """The tables that were ever extracted for the pipeline; None where the warehouse has no
-    ledger."""
-    if tables.kind(session, Relation("loadsheet", "scope")) is None:
-        return None
-    rows = session.execute(
-        "SELECT table_name FROM loadsheet.scope WHERE pipeline = %s", (pipeline,)
-    )
-    return {row[0] for row in rows}
 
 
 def _table_records(

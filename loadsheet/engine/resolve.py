@@ -7,13 +7,13 @@ from collections.abc import Collection
 from itertools import chain
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine import garbage
 from loadsheet.engine.sessions import Servers
 from loadsheet.outcome import Outcome
 from loadsheet.postgres import Session
 from loadsheet.source.discovery import relations
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
+from loadsheet.warehouse.scope import extracted_tables
 from loadsheet.wording import counted, listed
 
 
@@ -25,7 +25,7 @@ def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Sessio
     extraction shows what became of it. Raises Refused when the role may not use the schema.
     """
     in_source = _source_tables(pipeline, source)
-    loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
+    loaded = extracted_tables(warehouse, pipeline.name) or set()
     present: list[str] = []
     gone: list[str] = []
     for name in sorted(in_source | loaded):
@@ -49,7 +49,7 @@ def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
         return pipeline
     servers = Servers(pipeline, connections)
     with servers.source() as source, servers.warehouse() as warehouse:
-        loaded = garbage.extracted_tables(warehouse, pipeline.name) or ()
+        loaded = extracted_tables(warehouse, pipeline.name) or ()
         return with_matched_tables(pipeline, source, loaded)
 
 

@@ -20,7 +20,6 @@ from dataclasses import replace
 
 import psycopg
 
-from loadsheet.engine import garbage
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
@@ -29,6 +28,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import in_schemas
 from loadsheet.sql.text import Relation, ident, idents
+from loadsheet.warehouse.scope import extracted_tables
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _hashed_value(session: Session, source: SourceTable) -> str:
 
 def created_relations(session: Session, pipeline: Pipeline) -> CreatedRelations:
     """The tables and views that runs of `pipeline`, a result of `sampled`, have created."""
-    if garbage.extracted_tables(session, pipeline.name) is None:
+    if extracted_tables(session, pipeline.name) is None:
         return []
     rows = session.execute(_CREATED, {"schemas": _schemas(pipeline), "pipeline": pipeline.name})
     return [(Relation(schema, name), is_view) for schema, name, is_view in rows]

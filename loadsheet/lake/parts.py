@@ -16,18 +16,20 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import zstandard
 
 from loadsheet.errors import Corrupt
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
-from loadsheet.lake.store import Lake
 from loadsheet.lake.unpacking import BLOCK_BYTES, unpack
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
 from loadsheet.sql.types import Column
 from loadsheet.wording import counted
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 # Each reader holds up to four parts in memory (one being filled, one full, two copies in the S3
 # client). Large enough that round trips do not matter, small compared with a Python process.

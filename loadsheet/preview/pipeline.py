@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.due import Due, due_now
 from loadsheet.engine.resolve import with_matched_tables
@@ -34,7 +33,7 @@ from loadsheet.sql.grants import (
 )
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, ledger, tables
-from loadsheet.warehouse.scope import Scope, read_scope
+from loadsheet.warehouse.scope import Scope, extracted_tables, read_scope
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def preview_pipeline(
             loaded: set[str] = set()
             # A role that may not read the ledger gets an error for that below.
             with suppress(psycopg.errors.InsufficientPrivilege):
-                loaded = garbage.extracted_tables(warehouse, pipeline.name) or loaded
+                loaded = extracted_tables(warehouse, pipeline.name) or loaded
             pipeline = with_matched_tables(pipeline, source, loaded)
         _PipelinePreviewer(pipeline, source, warehouse, previews).run()
     return pipeline, previews

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import psycopg
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine import garbage
 from loadsheet.engine.due import Due
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.engine.sessions import Servers
@@ -24,6 +23,7 @@ from loadsheet.verify.mart import COMPARED, verify_mart
 from loadsheet.verify.models import TableVerdict, Verification
 from loadsheet.verify.table import verify_table
 from loadsheet.warehouse import ledger, verified
+from loadsheet.warehouse.scope import extracted_tables
 
 # The session on the warehouse is idle while the source is still reading.
 _WAREHOUSE_SETTINGS = {"idle_in_transaction_session_timeout": "0"}
@@ -57,7 +57,7 @@ def verify_pipeline(
         warehouse.pin(_WAREHOUSE_SETTINGS)
         source.pin(_SOURCE_SETTINGS, read_only=True)
         ledger.refuse_newer(ledger.version(warehouse))
-        loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
+        loaded = extracted_tables(warehouse, pipeline.name) or set()
         pipeline = with_matched_tables(pipeline, source, loaded)
         _refuse_unknown(pipeline, names)
         for table in pipeline.tables:

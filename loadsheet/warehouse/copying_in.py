@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -12,11 +13,13 @@ from loadsheet.errors import Corrupt, Refused
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.parts import Progress, read_parts
-from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.sql.copying import FileFormat, WireFormat, copy_in
 from loadsheet.sql.text import Relation
 from loadsheet.wording import counted
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 
 @dataclass(frozen=True, kw_only=True)

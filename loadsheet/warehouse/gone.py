@@ -8,10 +8,10 @@ rows: the fence, the hashes and the ledger hold for both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from loadsheet.errors import Refused, Superseded
 from loadsheet.lake.manifest import Manifest
-from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql import merging
@@ -21,6 +21,9 @@ from loadsheet.sql.types import TIME_TYPES
 from loadsheet.warehouse import apply, ledger, side_effects, tables, tombstones
 from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.wording import counted
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 MARKS = {DELETED_AT: TIME_TYPES[0]}
 """The column of a target that keeps deleted rows, with its type."""

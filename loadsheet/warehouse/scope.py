@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import intervals, unfilled
+from loadsheet.warehouse import intervals, tables, unfilled
 from loadsheet.warehouse.unfilled import Unfilled
 
 # `plan` also reads ledgers of earlier versions, which lack some of the columns.
@@ -84,6 +84,17 @@ class Scope:
     def unfilled(self) -> Unfilled | None:
         """The columns that older rows have no values of yet."""
         return unfilled.read(self.unfilled_columns)
+
+
+def extracted_tables(session: Session, pipeline: str) -> set[str] | None:
+    """The tables that were ever extracted for the pipeline; None where the warehouse has no
+    ledger."""
+    if tables.kind(session, Relation("loadsheet", "scope")) is None:
+        return None
+    rows = session.execute(
+        "SELECT table_name FROM loadsheet.scope WHERE pipeline = %s", (pipeline,)
+    )
+    return {row[0] for row in rows}
 
 
 def read_scope(session: Session, pipeline: str, table: str, target: Relation) -> Scope:
