@@ -150,7 +150,7 @@ def test_by_data_interval_too(project: Project) -> None:
     assert not judge(project, "item")
 
 
-@pytest.mark.parametrize("hash", ["record", "md5"])
+@pytest.mark.parametrize("hash", ["server", "md5"])
 def test_keys_of_every_type_are_found(
     project: Project, hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
