@@ -92,6 +92,9 @@ class Outcome:
     """The tables that a pattern matches, or the ids of the steps that a look has found idle."""
     remarks: tuple[str, ...] = ()
     """The parts of `message` that a person should see where many steps are summed up."""
+    drift: tuple[str, ...] = ()
+    """What the load has changed in its target because the source's columns have changed; these are
+    among the remarks."""
     reason: str = ""
     """Of a skipped step without remarks: the part of `message` that steps skipped alike share."""
 

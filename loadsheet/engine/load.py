@@ -77,6 +77,7 @@ def load(
         counts=counts,
         changed=effect.changed,
         remarks=result.notes,
+        drift=result.drift,
     )
 
 

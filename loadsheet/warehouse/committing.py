@@ -32,6 +32,8 @@ class LoadResult:
     extracted: int
     notes: tuple[str, ...] = ()
     """Remarks for the step's message, such as drift and duplicate keys."""
+    drift: tuple[str, ...] = ()
+    """Those of them that tell what schema drift has changed."""
 
 
 def load_manifest(
@@ -115,7 +117,12 @@ def load_manifest(
         ledger.clear_failure(session, manifest.pipeline, "table", target)
         reach("load.advanced")
     reach("load.committed")
-    return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
+    return LoadResult(
+        effect=effect,
+        extracted=manifest.rows,
+        notes=tuple(transaction.notes),
+        drift=tuple(transaction.drifted),
+    )
 
 
 def find_committed(session: Session, load_id: str) -> LoadResult | None:

@@ -84,6 +84,8 @@ class LoadTransaction:
         """The number that every written row gets; None where the rows bring theirs."""
         self.duplicates = 0
         self.notes: list[str] = []
+        self.drifted: list[str] = []
+        """Those of the notes that tell what schema drift has changed."""
         self.gone_rows = 0
         """The target's rows that this load has deleted or marked, because they are gone."""
         self.keeps_deleted = manifest.marks_gone
@@ -192,7 +194,7 @@ class LoadTransaction:
             apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
             # A swap carries indexes, comments and privileges over by the columns' names.
             drift.rename_columns(self.session, self.target, self.drift)
-            self.notes += self.drift.notes(all_rows_arrive=True)
+            self._note_drift(all_rows_arrive=True)
         try:
             return apply.swap_in(self.session, fresh, rows, self.target, self.manifest.key, own)
         except WouldLose as error:
@@ -213,8 +215,12 @@ class LoadTransaction:
         rows = self.manifest.rows - self.duplicates
         live = gone.live_rows(self.session, self.target) if self.keeps_deleted else "TRUE"
         apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink, live)
-        self.notes += self.drift.notes(all_rows_arrive=True)
+        self._note_drift(all_rows_arrive=True)
         return self._apply_difference(fresh, self.drift, obstacle)
+
+    def _note_drift(self, all_rows_arrive: bool, fills: bool = False) -> None:
+        self.drifted = self.drift.notes(all_rows_arrive, fills)
+        self.notes += self.drifted
 
     def _apply_difference(self, fresh: Relation, changed: Drift, obstacle: Belonging) -> Effect:
         """Make the rows of `fresh` the target's, whose columns and key must all fit."""
@@ -241,7 +247,7 @@ class LoadTransaction:
         drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
         if self.manifest.action != "fill":
             fills = unfilled.will_be_filled(self.table, self.manifest)
-            self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
+            self._note_drift(all_rows_arrive=False, fills=fills)
         incoming = self._receive("pg_temp", self.marks)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadsheet.errors import Refused
+from loadsheet.outcome import Outcome
 from tests.project import Project
 
 SOURCE = """
@@ -24,22 +25,39 @@ def loaded(project: Project) -> Project:
     return project
 
 
+def drift(project: Project) -> tuple[str, ...]:
+    """What the load of a run tells of changed columns."""
+    outcome = project.run()["load.load_item"].result
+    assert isinstance(outcome, Outcome)
+    return outcome.drift
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "told"),
     [
-        "ADD COLUMN extra jsonb DEFAULT '{}'",
-        "RENAME COLUMN what TO title",
-        "ALTER what TYPE text",
-        "ALTER what TYPE varchar(20)",
-        "ALTER n TYPE bigint",
-        "ALTER n TYPE numeric",
-        "ALTER n TYPE smallint",
+        (
+            "ADD COLUMN extra jsonb DEFAULT '{}'",
+            "added extra jsonb (NULL in older rows until a full refresh)",
+        ),
+        ("RENAME COLUMN what TO title", "renamed what to title"),
+        ("ALTER what TYPE text", "widened what to text"),
+        ("ALTER what TYPE varchar(20)", "widened what to character varying(20)"),
+        ("ALTER n TYPE bigint", "widened n to bigint"),
+        ("ALTER n TYPE numeric", "widened n to numeric"),
+        ("ALTER n TYPE smallint", "n is now smallint in the source"),
+        ("DROP COLUMN n", "n is no longer read from the source"),
     ],
 )
-def test_a_change_that_fits_is_applied(loaded: Project, change: str) -> None:
+def test_a_change_that_fits_is_applied_and_told_once(
+    loaded: Project, change: str, told: str
+) -> None:
+    loaded.in_source(TOUCH)
+    assert drift(loaded) == ()
     loaded.in_source(f"ALTER TABLE item {change}; {TOUCH}")
-    loaded.succeed()
+    assert drift(loaded) == (told,)
     assert loaded.differences("item") == 0
+    loaded.in_source(TOUCH)
+    assert drift(loaded) == ()
 
 
 def test_a_type_that_the_source_narrowed_is_that_of_the_target_after_a_full_refresh(
