@@ -1,5 +1,6 @@
-"""Slack messages about failed and recovered tasks."""
+"""Alerts about failed and recovered tasks, by an earlier name."""
 
-from loadsheet.airflow.slack import notify_failure, notify_recovery
+from loadsheet.airflow.alerts.callbacks import notify_failure
+from loadsheet.airflow.alerts.callbacks import notify_success as notify_recovery
 
 __all__ = ["notify_failure", "notify_recovery"]

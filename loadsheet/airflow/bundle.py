@@ -53,7 +53,7 @@ class PipelineBundle(BaseDagBundle):
 
     @cached_property
     def messages(self) -> Messages:
-        """What the parses of the DAG files have to say to Slack."""
+        """The alerts that the parses of the DAG files have left."""
         return Messages(self.stubs)
 
     def initialize(self) -> None:

@@ -3,18 +3,22 @@ use."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from loadsheet.errors import SpecError
 from loadsheet.names import slug
 from loadsheet.spec.files import MAX_BYTES, is_there, read_text
 from loadsheet.spec.pipeline_file import find_specs, load_pipeline, refuse_link_outwards
+from loadsheet.spec.routes import CONNECTION_KEYS, EVENTS, Route, route_of
 
+_DEEPEST = 4  # notify: [{to: [here]}]
 _DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
@@ -76,8 +80,38 @@ def folder_id(spec: Path) -> str:
 
 
 def texts_in(spec: Path) -> dict[str, str]:
-    """The plain texts of a broken file by their keys (`schedule`, `notify.slack_conn_id`), two
-    levels deep, up to where it cannot be read.
+    """The plain texts at the top of a broken file by their keys (`schedule`), up to where it cannot
+    be read."""
+    return {str(path[0]): text for path, text in _plain_texts(spec) if len(path) == 1}
+
+
+def routes_in(spec: Path) -> list[Route]:
+    """The routes of alerts that a broken file names, up to where it cannot be read. What is wrong
+    in a route itself is left out: people are to hear of it."""
+    # By their place in the list: the keys of each.
+    routes: dict[str | int, dict[str, Any]] = {}
+    for path, text in _plain_texts(spec):
+        if path[0] != "notify" or len(path) < 2:
+            continue
+        place, *keys = path[1:] if isinstance(path[1], int) else ("", *path[1:])
+        route = routes.setdefault(place, {})
+        match keys:
+            case [key] if key in CONNECTION_KEYS or key == "channel":
+                route[str(key)] = text
+            case ["events", int()] if text in EVENTS:
+                route.setdefault("events", []).append(text)
+            case ["to", int()]:
+                route.setdefault("to", []).append(text)
+    found = []
+    for keys_of_route in routes.values():
+        with contextlib.suppress(ValueError):  # without a connection
+            found.append(route_of(keys_of_route))
+    return found
+
+
+def _plain_texts(spec: Path) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Each plain text of a broken file with its path, four levels deep, up to where it cannot be
+    read.
 
     This reads the parser's events, whose number the length of the file limits. Building the values
     would follow aliases and merge keys: 30 lines of those need more than a machine's memory.
@@ -86,38 +120,38 @@ def texts_in(spec: Path) -> dict[str, str]:
 
     from loadsheet.spec.yaml_text import LOADER, MAX_NODES
 
-    texts: dict[str, str] = {}
-    # Of each collection around the event: whether it is a mapping, and its key that waits for a
-    # value.
-    mappings: list[bool] = []
-    keys: list[str | None] = []
+    # Of each collection around the event: its key that waits for a value, or the place in a list.
+    path: list[str | int | None] = []
     try:
         # A checked file has at most two events for each of its keys and values.
         for event in islice(yaml.parse(_safe_text(spec), LOADER), 2 * MAX_NODES):
             if isinstance(event, yaml.CollectionStartEvent):
-                mappings.append(isinstance(event, yaml.MappingStartEvent))
-                keys.append(None)
+                path.append(None if isinstance(event, yaml.MappingStartEvent) else 0)
                 continue
             if isinstance(event, yaml.CollectionEndEvent):
-                mappings.pop()
-                keys.pop()
-                if keys:
-                    keys[-1] = None
+                path.pop()
+            elif not path or not isinstance(event, yaml.NodeEvent):
                 continue
-            if not 1 <= len(keys) <= 2 or not all(mappings):
-                continue
-            scalar = event if isinstance(event, yaml.ScalarEvent) else None
-            if keys[-1] is None and scalar:
-                keys[-1] = scalar.value
-                continue
-            path = [key for key in keys if key is not None]
-            if scalar and not scalar.tag and len(path) == len(keys):
-                texts[".".join(path)] = scalar.value
-            keys[-1] = None
-    # The keys above the broken place are enough.
+            elif isinstance(event, yaml.ScalarEvent):
+                if path[-1] is None:
+                    path[-1] = event.value
+                    continue
+                keys = tuple(key for key in path if key is not None)
+                if not event.tag and len(keys) == len(path) <= _DEEPEST:
+                    yield keys, event.value
+            if path:
+                path[-1] = _after(path[-1])
+    # What is above the broken place is enough.
     except (yaml.YAMLError, ValueError):
         pass
-    return texts
+
+
+def _after(last: str | int | None) -> str | int | None:
+    """What follows a node: the next place of a list, the next key of a mapping (None) or, after a
+    key that is no text, its value."""
+    if isinstance(last, int):
+        return last + 1
+    return "" if last is None else None
 
 
 def quick_text(spec: Path) -> str:

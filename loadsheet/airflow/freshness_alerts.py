@@ -1,79 +1,87 @@
-"""The messages about late tables and marts, and their way to Slack."""
+"""The messages about late tables and marts, and their way on the routes that hear of them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from airflow.providers.common.compat.sdk import redact
 
-from loadsheet.airflow import slack
+from loadsheet.airflow.alerts.message import Delivery, Message, message_of
+from loadsheet.airflow.alerts.sending import log_error, send
 from loadsheet.freshness.watch import Incident, Late
-from loadsheet.redact import clean, summary
+from loadsheet.redact import clean
+from loadsheet.spec.routes import Route
 from loadsheet.wording import age, counted, listed
-
-_log = logging.getLogger(__name__)
 
 
 def send_all(
-    incidents: Iterable[Incident], late: Iterable[Late], routes: Mapping[str, str | None]
-) -> list[Incident]:
-    """Send the messages of the incidents. Returns those that need no other try: they were sent, may
-    have arrived, or their pipeline has no connection in `routes`.
+    incidents: Iterable[Incident], late: Iterable[Late], routes: Mapping[str, Sequence[Route]]
+) -> dict[Incident, list[str] | None]:
+    """Send the messages of the incidents, each on the `routes` of its pipeline that hear of them.
 
-    After one that Slack refused, or that did not reach it, the others wait for the next look as
-    well. Never raises.
+    Returns None for an incident that needs no other try, else the places that know of it. A message
+    that was sent and not answered in time may have arrived, and is not sent again. What has not
+    worked once is not tried again by this look, which would take too long. Never raises for a route
+    that does not work.
     """
     by_target = {one.target: one for one in late}
-    done: list[Incident] = []
+    told: dict[Incident, list[str] | None] = {}
+    failed: set[str] = set()
     for incident in incidents:
-        conn_id = routes.get(incident.pipeline)
-        if conn_id:
-            message = over_message(incident) if incident.over else late_message(incident, by_target)
-            if not _send(conn_id, message, incident.pipeline):
-                break
-        done.append(incident)
-    return done
+        heard = [route for route in routes.get(incident.pipeline, ()) if route.hears("late")]
+        untold = [route for route in heard if route.place not in incident.places]
+        message = over_message(incident) if incident.over else late_message(incident, by_target)
+        tried = [route for route in untold if route.place not in failed]
+        results = send([Delivery(route=route, message=message) for route in tried])
+        places = list(incident.places)
+        for result in results:
+            log_error(result, incident.pipeline)
+            if result.error:
+                failed.add(result.delivery.route.place)
+            if not result.refused:
+                places.append(result.delivery.route.place)
+        is_complete = all(route.place in places for route in heard)
+        told[incident] = None if is_complete else places
+    return told
 
 
-def _send(conn_id: str, message: dict[str, Any], pipeline: str) -> bool:
-    """Whether the message needs no other try."""
-    try:
-        slack._post(conn_id, message)
-    except TimeoutError as error:
-        _log.warning("Slack may not have got the message about %s: %s", pipeline, summary(error))
-    except Exception as error:
-        _log.warning("Slack did not get the message about %s: %s", pipeline, summary(error))
-        return False
-    return True
-
-
-def late_message(incident: Incident, late: Mapping[str, Late]) -> dict[str, Any]:
+def late_message(incident: Incident, late: Mapping[str, Late]) -> Message:
     """The alarm of an incident. `late` has what is known of its targets."""
     found = [late[target] for target in incident.targets if target in late]
-    facts = {
-        "Pipeline": incident.pipeline,
-        "Late": listed(incident.targets),
-        "Age": "; ".join(_age(one) for one in found[:1]),
-        "When": slack._now(),
-    }
-    title = f":hourglass: {incident.pipeline}: {_what(incident.targets)} late"
-    cause = _cause(incident)
-    return slack._message(title, cause, facts, [f"*Cause*\n{slack._preformatted(cause)}"])
+    return message_of(
+        event="late",
+        state="open",
+        title=f"{incident.pipeline}: {_what(incident.targets)} late",
+        source=incident.pipeline,
+        facts={
+            "Pipeline": incident.pipeline,
+            "Late": listed(incident.targets),
+            "Age": "; ".join(_age(one) for one in found[:1]),
+        },
+        sections={"Cause": _cause(incident)},
+        incident=_name(incident),
+    )
 
 
-def over_message(incident: Incident) -> dict[str, Any]:
+def over_message(incident: Incident) -> Message:
     """The message at the end of an incident."""
-    title = f":large_green_circle: {incident.pipeline}: {_what(incident.affected)} fresh again"
-    facts = {
-        "Pipeline": incident.pipeline,
-        "Fresh again": listed(incident.affected),
-        "Late since": incident.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        "When": slack._now(),
-    }
-    cause = _cause(incident)
-    return slack._message(title, "", facts, [f"*Cause*\n{slack._preformatted(cause)}"])
+    return message_of(
+        event="late",
+        state="resolved",
+        title=f"{incident.pipeline}: {_what(incident.affected)} fresh again",
+        source=incident.pipeline,
+        facts={
+            "Pipeline": incident.pipeline,
+            "Fresh again": listed(incident.affected),
+            "Late since": incident.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        },
+        sections={"Cause": _cause(incident)},
+        incident=_name(incident),
+    )
+
+
+def _name(incident: Incident) -> str:
+    return f"loadsheet_late__{incident.pipeline}__{incident.since.isoformat()}__{incident.key}"
 
 
 def _cause(incident: Incident) -> str:

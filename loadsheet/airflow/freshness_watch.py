@@ -36,6 +36,7 @@ from loadsheet.postgres import connect_warehouse
 from loadsheet.redact import on_one_line, summary
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import find_specs, load_pipeline
+from loadsheet.spec.routes import Route, route_of
 from loadsheet.wording import age
 
 _log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ _STATEMENT_TIMEOUT = "20s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Route:
+class _Place:
     """Where a pipeline's file was, and where its messages go."""
 
     file: str
-    slack_conn_id: str | None
+    routes: tuple[Route, ...]
 
 
 @dataclass(kw_only=True)
@@ -58,7 +59,7 @@ class _Files:
 
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
     """Those that limit the age of something."""
-    routes: dict[str, _Route] = field(default_factory=dict)
+    places: dict[str, _Place] = field(default_factory=dict)
     """Of the same ones, by their names."""
     broken: dict[str, str] = field(default_factory=dict)
     """The first problem of each broken file, by the name that it seems to have."""
@@ -70,10 +71,10 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     """Look at all pipelines of the project `root`. `variable` is the name of the Variable with what
     the look before has left, `ti` the running task. Raises what Airflow's API raises."""
     stored = Variable.get(variable, default=None)
-    memory, routes = _remembered(stored)
+    memory, places = _remembered(stored)
     files = _read_files(root)
-    routes = {name: routes[name] for name in memory.promises} | files.routes
-    seen = _see(files, memory, routes, root)
+    places = {name: places[name] for name in memory.promises} | files.places
+    seen = _see(files, memory, places, root)
     now = datetime.now(UTC)
     memory, late = look(memory, seen, now, Airflow(ti, now).explain)
     for one in late:
@@ -82,9 +83,9 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     judged = sum(len([*ages]) for ages in seen.ages.values())
     _log.info("%d late, of %d tables and marts with a limit", len(late), judged)
     alarms, over = to_tell(memory)
-    conn_ids = {name: route.slack_conn_id for name, route in routes.items()}
-    memory = after_telling(memory, send_all([*alarms, *over], late, conn_ids))
-    text = _as_text(memory, routes)
+    routes = {name: place.routes for name, place in places.items()}
+    memory = after_telling(memory, send_all([*alarms, *over], late, routes))
+    text = _as_text(memory, places)
     if text != stored:
         Variable.set(variable, text, description="What Loadsheet remembers of what is late")
 
@@ -104,21 +105,17 @@ def _read_files(root: Path) -> _Files:
         if not pipeline.promises_freshness:
             files.others.add(pipeline.name)
             continue
-        notify = pipeline.notify
-        tells = notify is not None and "late" in notify.events
         files.pipelines[pipeline.name] = pipeline
-        files.routes[pipeline.name] = _Route(
-            file=spec.relative_to(root).as_posix(),
-            slack_conn_id=notify.slack_conn_id if notify and tells else None,
-        )
+        file = spec.relative_to(root).as_posix()
+        files.places[pipeline.name] = _Place(file=file, routes=pipeline.notify)
     return files
 
 
-def _see(files: _Files, memory: Memory, routes: Mapping[str, _Route], root: Path) -> Seen:
+def _see(files: _Files, memory: Memory, places: Mapping[str, _Place], root: Path) -> Seen:
     ages: dict[str, Sequence[Age]] = {}
     unjudged: dict[str, Cause] = {}
     for name in memory.promises.keys() - files.pipelines.keys() - files.others:
-        file = routes[name].file
+        file = places[name].file
         if name in files.broken:
             text = f"its file has problems: {files.broken[name]}"
             unjudged[name] = Cause(key="broken", text=text, whole=True)
@@ -202,11 +199,12 @@ class Airflow:
         return answer.dag_run
 
 
-def _as_text(memory: Memory, routes: Mapping[str, _Route]) -> str:
+def _as_text(memory: Memory, places: Mapping[str, _Place]) -> str:
     pipelines: dict[str, Any] = {}
     for name, promise in memory.promises.items():
         pipelines[name] = {
-            **asdict(routes[name]),
+            "file": places[name].file,
+            "routes": [route.as_keys() for route in places[name].routes],
             "due": _iso(promise.due),
             "target": promise.target,
             "limit": promise.limit and promise.limit.total_seconds(),
@@ -220,14 +218,15 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _remembered(text: str | None) -> tuple[Memory, dict[str, _Route]]:
+def _remembered(text: str | None) -> tuple[Memory, dict[str, _Place]]:
     """What the Variable has; nothing where it was edited to something else."""
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         stored = json.loads(text or "{}")
         promises: dict[str, Promise] = {}
-        routes: dict[str, _Route] = {}
+        places: dict[str, _Place] = {}
         for name, one in stored.get("pipelines", {}).items():
-            routes[name] = _Route(file=one["file"], slack_conn_id=one["slack_conn_id"])
+            routes = tuple(map(route_of, one["routes"]))
+            places[name] = _Place(file=one["file"], routes=routes)
             promises[name] = Promise(
                 due=one["due"] and datetime.fromisoformat(one["due"]),
                 target=one["target"],
@@ -242,7 +241,8 @@ def _remembered(text: str | None) -> tuple[Memory, dict[str, _Route]]:
             one["since"] = datetime.fromisoformat(one["since"])
             one["targets"] = tuple(one["targets"])
             one["affected"] = tuple(one["affected"])
+            one["places"] = tuple(one["places"])
             incidents.append(Incident(**one))
-        return Memory(promises=promises, incidents=tuple(incidents)), routes
+        return Memory(promises=promises, incidents=tuple(incidents)), places
     _log.warning("what was remembered cannot be read: what is late now is told again")
     return Memory(), {}

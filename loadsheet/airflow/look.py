@@ -45,10 +45,12 @@ class LookOperator(StepOperator):
 
     def _without_open_failures(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The tasks without those that have failed and not worked since, and without all that
-        follows them: only a task that runs reports to Slack that it works again."""
+        follows them: only a task that runs reports that it works again."""
         if not self.on_skipped_callback:
             return names
-        from loadsheet.airflow.slack import open_failures  # not needed to parse a DAG file
+        from loadsheet.airflow.alerts.incidents import (
+            open_failures,
+        )  # not needed to parse a DAG file
 
         try:
             failed = open_failures(self.dag_id, names)

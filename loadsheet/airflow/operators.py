@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -143,6 +143,9 @@ class StepOperator(ReportsLineage, BaseOperator):
         self.spec = spec
         self.name = name
         self._working = False
+        self.drift: dict[str, tuple[str, ...]] = {}
+        """By table: what the task's loads have changed because the source's columns have changed.
+        Alerts read it when the task has ended."""
 
     def execute(self, context: Context) -> Any:
         """What the next step needs: a load id, or nothing. Raises AirflowSkipException if there was
@@ -225,6 +228,7 @@ class StepOperator(ReportsLineage, BaseOperator):
         """Tell Airflow what has changed and what was done. Returns the outcome, which is that of an
         earlier try where this one has found its work done."""
         step = Step(kind=self.kind, name=self.name)
+        self.drift = drift_of({step: outcome})
         if self.outlets:
             outcome = publish(self, {step: outcome}, pipeline, context, airflow_connection)[step]
         if outcome.changed:
@@ -279,6 +283,12 @@ class StepOperator(ReportsLineage, BaseOperator):
             _log.info("%s: %s%.1f MB so far", name, count, size / 1e6)
 
         return log_progress
+
+
+def drift_of(outcomes: Mapping[Step, Outcome]) -> dict[str, tuple[str, ...]]:
+    """What schema drift has changed, by table; without the tables in which it has changed
+    nothing."""
+    return {step.name: outcome.drift for step, outcome in outcomes.items() if outcome.drift}
 
 
 def _request(pipeline: Pipeline, context: Context) -> RunRequest:

@@ -1,12 +1,12 @@
-"""Slack messages about a pipeline file of the bundle that is broken, and about its repair.
+"""Alerts about a pipeline file of the bundle that is broken, and about its repair.
 
 Such a file has no runs, so that no task can report it. Its parse finds the problems, and leaves one
 message per change of them in a folder next to the DAG files. The DAG processor sends it with the
 next refresh of the bundle: a parse that asked for the connection would stop the whole processor
 until it has built Airflow's API in memory, which took 20 s.
 
-A file that was a DAG before is reported to the connection that it had then, a new one to the
-connection that its text names.
+A file that was a DAG before is reported on the routes that it had then, a new one on those that its
+text names.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from airflow.sdk import DAG
 
-from loadsheet.airflow.dag_ids import texts_in
-from loadsheet.airflow.slack import post_file_message
-from loadsheet.airflow.stubs import Stubs, alert_of, message_of, write_atomically
-from loadsheet.redact import summary
+from loadsheet.airflow.alerts.message import Message, message_of
+from loadsheet.airflow.alerts.sending import tell
+from loadsheet.airflow.dag_ids import routes_in
+from loadsheet.airflow.stubs import Stubs, alert_of, message_file_of, write_atomically
+from loadsheet.redact import clean, summary
+from loadsheet.spec.routes import Route, route_of
 
 _log = logging.getLogger(__name__)
-_DEFAULT_EVENTS = ("failure", "recovery")
 _TRY_AGAIN_SECONDS = 60.0
 
 
@@ -37,8 +38,7 @@ _TRY_AGAIN_SECONDS = 60.0
 class _State:
     """Where messages about a file go, and the hash of the problems that were reported last."""
 
-    slack_conn_id: str
-    events: tuple[str, ...]
+    routes: tuple[Route, ...]
     reported: str = ""
 
 
@@ -46,61 +46,103 @@ def report_problems(stub: Path, spec: Path, shown: str, problems: str) -> None:
     """Leave one message, if these `problems` were not reported yet. `stub` is the DAG file of the
     pipeline file `spec`, which messages call `shown`. Never raises."""
     state = _read(stub)
-    conn_id = texts_in(spec).get("notify.slack_conn_id")
-    if state is None and conn_id:
-        state = _State(conn_id, _DEFAULT_EVENTS)
-    if state is None or "failure" not in state.events:
+    if state is None:
+        state = _State(tuple(routes_in(spec)))
+    heard = [route for route in state.routes if route.hears("broken_spec")]
+    if not heard:
         return
     reported = hashlib.sha256(problems.encode(errors="replace")).hexdigest()
     if state.reported != reported and _write(stub, replace(state, reported=reported)):
-        _leave(stub, state.slack_conn_id, shown, problems)
+        _leave(stub, heard, shown, problems)
 
 
 def report_repair(stub: Path, shown: str, dag: DAG) -> None:
     """Leave one message, if problems of the file were reported and it is a DAG now; note where
     messages about it go. Never raises."""
     before = _read(stub)
-    notify = getattr(dag, "loadsheet_notify", None)
-    if notify is None:
+    routes: tuple[Route, ...] = getattr(dag, "loadsheet_notify", ())
+    if not routes:
         with contextlib.suppress(OSError):
             alert_of(stub).unlink(missing_ok=True)
         return
-    after = _State(notify.slack_conn_id, tuple(notify.events))
+    after = _State(routes)
     if before == after or not _write(stub, after):
         return
-    if before is None or not before.reported or "recovery" not in after.events:
+    if before is None or not before.reported:
         return
-    try:
-        # Slack was not told of the problems yet, and need not be.
-        message_of(stub).unlink()
-    except OSError:
-        _leave(stub, after.slack_conn_id, shown, "")
+    # Who was not told of the problems yet need not be told that they are fixed.
+    unaware: list[str] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        unaware = [route.place for route in _left_to(message_file_of(stub))]
+    with contextlib.suppress(OSError):
+        message_file_of(stub).unlink()
+    heard = [
+        route
+        for route in routes
+        if route.hears_recovery(["broken_spec"]) and route.place not in unaware
+    ]
+    if heard:
+        _leave(stub, heard, shown, "")
 
 
-def _leave(stub: Path, slack_conn_id: str, shown: str, problems: str) -> None:
-    message = {"slack_conn_id": slack_conn_id, "file": shown, "problems": problems}
+def _leave(stub: Path, routes: Sequence[Route], shown: str, problems: str) -> None:
+    message = {"routes": _keys(routes), "file": shown, "problems": problems}
     try:
-        write_atomically(message_of(stub), json.dumps(message), drafts=stub.parents[1])
+        write_atomically(message_file_of(stub), json.dumps(message), drafts=stub.parents[1])
     except OSError as error:
-        _log.warning("Slack gets no message about this file: %s", summary(error))
+        _log.warning("No message is sent about this file: %s", summary(error))
+
+
+def _left_to(message_file: Path) -> list[Route]:
+    """The routes that a message waits for."""
+    return [route_of(keys) for keys in json.loads(message_file.read_text("utf-8"))["routes"]]
+
+
+def _keys(routes: Sequence[Route]) -> list[dict[str, object]]:
+    return [route.as_keys() for route in routes]
 
 
 def _read(stub: Path) -> _State | None:
     try:
-        noted: dict[str, Any] = json.loads(alert_of(stub).read_text(encoding="utf-8"))
-        return _State(noted["slack_conn_id"], tuple(noted["events"]), noted["reported"])
+        noted = json.loads(alert_of(stub).read_text(encoding="utf-8"))
+        return _State(tuple(map(route_of, noted["routes"])), noted["reported"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _write(stub: Path, state: _State) -> bool:
     """Whether the state could be noted. If not, each parse would leave the same message."""
+    noted = {"routes": _keys(state.routes), "reported": state.reported}
     try:
-        write_atomically(alert_of(stub), json.dumps(asdict(state)), drafts=stub.parents[1])
+        write_atomically(alert_of(stub), json.dumps(noted), drafts=stub.parents[1])
     except OSError as error:
-        _log.warning("Slack gets no message about this file: %s", summary(error))
+        _log.warning("No message is sent about this file: %s", summary(error))
         return False
     return True
+
+
+def file_message(file: str, problems: str = "") -> Message:
+    """The message that the pipeline file `file` has `problems` or, without any, that it is read
+    again."""
+    incident = f"loadsheet_file__{file}"
+    if not problems:
+        return message_of(
+            event="recovery",
+            state="resolved",
+            title=f"{file} is read again",
+            source=file,
+            facts={"File": file},
+            incident=incident,
+        )
+    return message_of(
+        event="broken_spec",
+        state="open",
+        title=f"{file} has problems, and there are no runs of it until they are fixed",
+        source=file,
+        facts={"File": file},
+        sections={"Problems": clean(problems)},
+        incident=incident,
+    )
 
 
 class Messages:
@@ -111,8 +153,8 @@ class Messages:
         self._wait_until = 0.0
 
     def send(self) -> None:
-        """Send all messages. If Slack refuses one or cannot be reached, it and the others are tried
-        again after a minute, so that the DAG processor loses at most a tenth of its time."""
+        """Send all messages. What a route refuses, or cannot be sent, is tried again after a minute
+        with the messages after it, so that the DAG processor loses at most a tenth of its time."""
         if time.monotonic() < self._wait_until:
             return
         for name in sorted(os.listdir(self._folder)):
@@ -123,14 +165,24 @@ class Messages:
     def _send(self, file: Path) -> bool:
         """Whether the message needs no other try."""
         try:
-            message = json.loads(file.read_text(encoding="utf-8"))
-            post_file_message(message["slack_conn_id"], message["file"], message["problems"])
+            text = file.read_text(encoding="utf-8")
+            left = json.loads(text)
+            routes = list(map(route_of, left["routes"]))
+            message = file_message(left["file"], left["problems"])
         except FileNotFoundError:  # repaired meanwhile
             return True
-        except TimeoutError as error:
-            _log.warning("Slack may not have got the message of %s: %s", file.name, summary(error))
-        except Exception as error:
-            _log.warning("Slack did not get the message of %s: %s", file.name, summary(error))
-            return False
-        file.unlink(missing_ok=True)
-        return True
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("The message %s cannot be read: %s", file.name, summary(error))
+            file.unlink(missing_ok=True)  # else no other would be sent
+            return True
+        results = tell(routes, message)
+        refused = [result.delivery.route for result in results if result.refused]
+        if not refused:
+            file.unlink(missing_ok=True)
+        elif len(refused) < len(routes):
+            # Only what is still there: a parse may have left another message, or none.
+            with contextlib.suppress(OSError):
+                if file.read_text(encoding="utf-8") == text:
+                    left = {**left, "routes": _keys(refused)}
+                    write_atomically(file, json.dumps(left), drafts=self._folder.parent)
+        return not refused

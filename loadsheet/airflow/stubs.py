@@ -121,8 +121,8 @@ def alert_of(stub: Path) -> Path:
     return stub.parents[1] / "alerts" / stub.name
 
 
-def message_of(stub: Path) -> Path:
-    """The file in which a parse leaves a message for Slack."""
+def message_file_of(stub: Path) -> Path:
+    """The file in which a parse leaves a message to be sent."""
     return stub.parents[1] / "messages" / stub.name
 
 
@@ -402,5 +402,5 @@ class Stubs:
                 continue  # added by another process since we listed the folder
             stub = self.dags / name
             stub.unlink(missing_ok=True)
-            for note in (marker_of(stub), alert_of(stub), message_of(stub)):
+            for note in (marker_of(stub), alert_of(stub), message_file_of(stub)):
                 note.unlink(missing_ok=True)

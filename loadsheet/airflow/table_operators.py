@@ -116,6 +116,7 @@ class BatchOperator(TableOperator):
 
     def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
         find = operators.airflow_connection
+        self.drift = operators.drift_of(self._outcomes)
         self._outcomes = publish(self, self._outcomes, pipeline, context, find)
         if any(outcome.changed for outcome in self._outcomes.values()):
             write_note(pipeline, context, find)

@@ -13,7 +13,7 @@ loads it meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -51,6 +51,8 @@ class Incident:
     """Whether it keeps the whole pipeline from being loaded."""
     told: bool = False
     """Whether its alarm was sent."""
+    places: tuple[str, ...] = ()
+    """Those that were told of what it is now, while others could not be."""
     over: bool = False
     """Whether none of its targets is late any more; then it has no targets."""
 
@@ -126,16 +128,16 @@ def to_tell(memory: Memory) -> tuple[list[Incident], list[Incident]]:
     return alarms, over
 
 
-def after_telling(memory: Memory, told: Iterable[Incident]) -> Memory:
-    """The memory once these messages were sent. Those that could not be are sent by the next
-    look."""
-    sent = list(told)
+def after_telling(memory: Memory, told: Mapping[Incident, Sequence[str] | None]) -> Memory:
+    """The memory once messages about these incidents were sent: to all (None), or only to these
+    places. The next look sends the others."""
     left: list[Incident] = []
     for one in memory.incidents:
-        if one not in sent:
-            left.append(one)
+        places = told.get(one, one.places)
+        if places is not None:
+            left.append(replace(one, places=tuple(places)))
         elif not one.over:
-            left.append(replace(one, told=True))
+            left.append(replace(one, told=True, places=()))
     return replace(memory, incidents=tuple(left))
 
 
@@ -197,8 +199,8 @@ def _with_late(
         if targets:
             kept.append(replace(incident, targets=targets))
         # What is no longer promised has not recovered, and of what was never told, nothing is.
-        elif incident.told and judged.intersection(incident.targets):
-            kept.append(replace(incident, targets=(), over=True))
+        elif (incident.told or incident.places) and judged.intersection(incident.targets):
+            kept.append(replace(incident, targets=(), told=True, places=(), over=True))
     causes: dict[str, Cause] = {}
     added: dict[str, list[str]] = {}
     for one in late:

@@ -42,8 +42,8 @@ GROUPS: dict[Kind, str] = {
 AFTER_BATCH = "loadsheet.airflow.table_operators.TransformAfterBatchOperator"
 RESERVED = ("default", "task_groups")
 """Top-level keys of dag-factory's files that are no DAGs."""
-NOTIFY_FAILURE = "loadsheet.airflow.slack.notify_failure"
-NOTIFY_RECOVERY = "loadsheet.airflow.slack.notify_recovery"
+NOTIFY_FAILURE = "loadsheet.airflow.alerts.callbacks.notify_failure"
+NOTIFY_SUCCESS = "loadsheet.airflow.alerts.callbacks.notify_success"
 
 
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
@@ -184,19 +184,16 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
         "retries": pipeline.tasks.retries,
         "retry_delay": _seconds(pipeline.tasks.retry_delay),
     }
-    notify = pipeline.notify
-    if notify is None:
-        return args
-    connection = {"slack_conn_id": notify.slack_conn_id}
-    # No task tells that something is late: it may be late because none runs.
-    events = [event for event in notify.events if event != "late"]
-    if events:
-        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **connection, "events": events}
-    # Only where it is needed: a callback costs time after every successful task.
-    if "recovery" in notify.events:
-        args["on_success_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
+    events = {event for route in pipeline.notify for event in route.events}
+    routes = [route.as_keys() for route in pipeline.notify]
+    # Each only where it is needed: a callback costs time after every successful task.
+    if events & {"failure", "differs", "recovery"}:
+        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "routes": routes}
+    if events & {"recovery", "drift"}:
+        args["on_success_callback"] = {"callback": NOTIFY_SUCCESS, "routes": routes}
+    if "recovery" in events:
         # A skipped task has recovered as well: it found nothing new.
-        args["on_skipped_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
+        args["on_skipped_callback"] = {"callback": NOTIFY_SUCCESS, "routes": routes}
     return args
 
 

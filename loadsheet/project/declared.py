@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
@@ -19,16 +19,12 @@ from loadsheet.connections.airflow_side import SECRETS_BACKENDS
 from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath, Problem
+from loadsheet.spec.routes import CONNECTION_KEYS
 
 POOLS = "connections/pools.json"
 Rule = Callable[[Any], Iterator[Finding]]
 """What is wrong with the data of a pipeline file."""
-_CONNECTIONS = (
-    ("source", "conn_id"),
-    ("lake", "conn_id"),
-    ("warehouse", "conn_id"),
-    ("notify", "slack_conn_id"),
-)
+_ENDS = ("source", "lake", "warehouse")
 _POOL_SECTIONS = ("tables", "transforms")
 
 
@@ -71,7 +67,7 @@ def _connection_rule(project: File) -> Rule:
     declared = declared_connections(project)
 
     def rule(data: Any) -> Iterator[Finding]:
-        for path in _CONNECTIONS:
+        for path in _connection_paths(data):
             name = _value_at(data, path)
             # A URI in the place of an id is reported by the file's own check.
             if not _is_name(name) or "://" in name or declared.is_declared(name):
@@ -117,6 +113,19 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _connection_paths(data: Any) -> Iterator[KeyPath]:
+    """Where a pipeline file may name a connection."""
+    for end in _ENDS:
+        yield (end, "conn_id")
+    routes = _value_at(data, ("notify",))
+    paths: list[KeyPath] = [("notify",)]
+    if isinstance(routes, list):
+        paths = [("notify", place) for place in range(len(routes))]
+    for path in paths:
+        for key in CONNECTION_KEYS:
+            yield (*path, key)
+
+
 def _pool_paths(data: Any) -> Iterator[tuple[str, ...]]:
     """Where a pipeline file may name a pool."""
     yield from (("tasks", "pool"), ("defaults", "pool"))
@@ -160,10 +169,14 @@ def _finding(
     return Finding(code, path=path, message=message, hint=hint)
 
 
-def _value_at(data: Any, path: Sequence[str]) -> Any:
-    """The value at `path`; None where there is none."""
+def _value_at(data: Any, path: KeyPath) -> Any:
+    """The value at `path`, whose numbers are places that its lists have; None where there is
+    none."""
     for key in path:
-        if not isinstance(data, dict):
+        if isinstance(key, int):
+            data = data[key]
+        elif isinstance(data, dict):
+            data = data.get(key)
+        else:
             return None
-        data = data.get(key)
     return data

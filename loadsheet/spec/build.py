@@ -18,7 +18,6 @@ from loadsheet.spec.models import (
     Incremental,
     Lake,
     Materialized,
-    Notify,
     Pattern,
     Pipeline,
     Source,
@@ -27,6 +26,7 @@ from loadsheet.spec.models import (
     Transform,
     Warehouse,
 )
+from loadsheet.spec.routes import route_of
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit, limits_of
 
@@ -50,7 +50,9 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     name = data.get("pipeline") or real_path(file).parent.name
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
-    notify = data.get("notify")
+    routes = data.get("notify") or []
+    if isinstance(routes, Mapping):
+        routes = [routes]
     # Only what the document has: the models' own defaults apply to the rest.
     unchanged = {key: data[key] for key in _UNCHANGED if key in data}
     schedule = data.get("schedule")
@@ -81,7 +83,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         assets=tuple(schedule.get("assets", ())),
         tags=tuple(data.get("tags", ())),
         external=tuple(data.get("external", ())),
-        notify=Notify(**_with_tuples(notify)) if notify else None,
+        notify=tuple(map(route_of, routes)),
         tasks=tasks,
         tables=tuple(tables),
         patterns=tuple(patterns),

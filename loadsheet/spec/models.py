@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from loadsheet.names import is_pattern, matches, unescape_wildcards
+from loadsheet.spec.routes import Route
 
 Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
@@ -53,15 +54,6 @@ class Warehouse:
     conn_id: str
     schema: str = "staging"
     mart_schema: str = "mart"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notify:
-    """Where failures, recoveries and late tables are reported: an Airflow connection of type
-    slackwebhook."""
-
-    slack_conn_id: str
-    events: tuple[str, ...] = ("failure", "recovery", "late")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +232,8 @@ class Pipeline:
     `10 runs`; None means never."""
     owner: str = "airflow"
     tags: tuple[str, ...] = ()
-    notify: Notify | None = None
+    notify: tuple[Route, ...] = ()
+    """Where alerts go; empty means nowhere."""
     tasks: Tasks = Tasks()
     tables: tuple[Table, ...] = ()
     patterns: tuple[Pattern, ...] = ()

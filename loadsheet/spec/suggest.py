@@ -39,7 +39,13 @@ _KEY_SYNONYMS = {
     "source": "src from origin input",
     "notify": "on alert alerts slack notification notifications on_failure on_failure_callback",
     "events": "on when event",
-    "slack_conn_id": "conn_id slack slack_conn slack_webhook_conn_id",
+    "slack_conn_id": "conn_id slack slack_conn slack_webhook_conn_id slack_api_conn_id",
+    "channel": "slack_channel channel_id room",
+    "email_conn_id": "email mail smtp smtp_conn_id mail_conn_id",
+    "to": "recipients recipient email_to emails addresses",
+    "teams_conn_id": "teams msteams ms_teams msteams_conn_id",
+    "pagerduty_conn_id": "pagerduty pager pagerduty_events_conn_id",
+    "webhook_conn_id": "webhook http_conn_id webhook_url",
     "conn_id": "connection connection_id conn postgres_conn_id connection_name",
     "pipeline": "name dag_id dag id pipeline_name",
     "schedule": "cron schedule_interval timetable interval",
@@ -75,6 +81,9 @@ _VALUE_SYNONYMS = {
     "freeze": "strict forbid",
     "failure": "error failed on_failure fail failures errors",
     "recovery": "recovered on_success success recoveries resolved",
+    "differs": "verify difference differences mismatch",
+    "drift": "schema schema_change schema_drift columns",
+    "broken_spec": "broken spec broken_file import_error",
 }
 
 CONNECTION_ID_HINT = (
@@ -248,8 +257,9 @@ def _hint_for_text(subschema: Schema, value: str) -> str:
     spaced = _space_hint(value)
     if spaced:
         return spaced
-    if "conn_id" in properties and re.fullmatch(r"[\w.-]{1,60}", value):
-        return f"write {{conn_id: {value}}}"
+    for key in ("conn_id", "slack_conn_id"):
+        if key in properties and re.fullmatch(r"[\w.-]{1,60}", value):
+            return f"write {{{key}: {value}}}"
     # Not the text itself: it may be as long as a file.
     mode = meant_value(value, _VALUE_SYNONYMS) if len(value) <= 40 else None
     if "mode" in properties and mode in ("merge", "replace", "append"):

@@ -34,7 +34,10 @@ HEAVY = {
     "psycopg2",
     "minio",
     "zstandard",
+    # What alerts are sent by: a task imports it when there is something to send.
     "slack_sdk",
+    "requests",
+    "smtplib",
 }
 
 

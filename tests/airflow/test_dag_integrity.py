@@ -113,7 +113,7 @@ def test_tasks_behave_as_the_spec_says(bag: BundleDagBag, pipeline: Pipeline) ->
         rule = "none_failed" if task.task_id.startswith("transform.") else "all_success"
         assert task.trigger_rule == rule
         assert bool(task.on_failure_callback) == bool(pipeline.notify)
-        recovery = bool(pipeline.notify and "recovery" in pipeline.notify.events)
+        recovery = any("recovery" in route.events for route in pipeline.notify)
         assert bool(task.on_success_callback) == bool(task.on_skipped_callback) == recovery
 
 
@@ -143,12 +143,13 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
     assert behaviour["transform.transform_fct"] == ("loads", 1, 90, 7200)
     assert {task.owner for task in dag.tasks} == {"data-eng"}
     callback = dag.get_task("look").on_failure_callback[0]
-    keywords = {"slack_conn_id": "slack", "events": ["failure", "recovery"]}
+    routes = [{"slack_conn_id": "slack", "events": ["failure", "recovery"]}]
+    keywords = {"routes": routes}
     assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", keywords)
     callback = dag.get_task("extract.extract_bookings").on_skipped_callback[0]
     assert (callback.func.__qualname__, callback.keywords) == (
-        "notify_recovery",
-        {"slack_conn_id": "slack"},
+        "notify_success",
+        keywords,
     )
 
 

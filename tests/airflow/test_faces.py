@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.airflow import bundle, dag_file, look, operators, registry, slack
+from loadsheet.airflow import bundle, dag_file, look, operators, registry
+from loadsheet.airflow.alerts import callbacks
 from tests.airflow.conftest import REPO
 
 FACES = {
@@ -23,8 +24,8 @@ FACES = {
     "operators.transform.SqlTransformOperator": operators.SqlTransformOperator,
     "operators.verify.VerifyTablesOperator": operators.VerifyTablesOperator,
     "operators.broken.BrokenSpecOperator": operators.BrokenSpecOperator,
-    "operators.slack.notify_failure": slack.notify_failure,
-    "operators.slack.notify_recovery": slack.notify_recovery,
+    "operators.slack.notify_failure": callbacks.notify_failure,
+    "operators.slack.notify_recovery": callbacks.notify_success,
     "dags.bundle.LocalPipelineBundle": bundle.LocalPipelineBundle,
     "dags.pipeline_file.dag_of": dag_file.dag_of,
     "dags.registry.pipeline_dags": registry.pipeline_dags,

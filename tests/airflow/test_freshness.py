@@ -171,7 +171,7 @@ def test_one_alarm_with_its_cause_and_one_message_at_the_end(
     assert shop.look() == []
     shop.pass_time(1)
     (alarm,) = shop.look()
-    assert alarm.startswith(":hourglass: shop: ") and cause in alarm
+    assert alarm.startswith(":red_circle: shop: ") and cause in alarm
     shop.pass_time(1)
     assert shop.look() == []
     mend(shop)
@@ -241,6 +241,25 @@ def test_slack_that_is_away_is_told_later_and_once(
         assert shop.look() == []
     assert len(shop.look()) == 1
     assert shop.look() == []
+
+
+def test_each_route_is_told_once_although_one_of_them_is_away(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = [{"slack_conn_id": "other"}, {"slack_conn_id": "slack"}]
+    shop.project.spec({"a": None, "b": None}, defaults={"fresh_within": "2h"}, notify=routes)
+    shop.pass_time(3)
+    with SlackReceiver() as other:
+        away = '{"conn_type": "slackwebhook", "host": "http://127.0.0.1:9"}'
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", away)
+        assert len(shop.look()) == 1
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", away.replace("http://127.0.0.1:9", other.url))
+        assert shop.look() == []
+        assert shop.look() == []
+        assert len(other.messages) == 1
+        shop.project.succeed()
+        assert len(shop.look()) == 1
+        assert len(other.messages) == 2
 
 
 def test_a_variable_that_was_edited_is_read_as_none(shop: Shop) -> None:

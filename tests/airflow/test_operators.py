@@ -23,7 +23,8 @@ from airflow.sdk.exceptions import (
 )
 
 import loadsheet.engine.execute
-from loadsheet.airflow import look, slack
+from loadsheet.airflow import look
+from loadsheet.airflow.alerts import incidents
 from loadsheet.airflow.factory import build_dag
 from loadsheet.airflow.look import LookOperator
 from loadsheet.airflow.operators import (
@@ -227,7 +228,7 @@ def test_a_task_with_an_open_failure_runs_with_all_that_follows_it(
     Path(spec).write_text(SPEC + "notify: {slack_conn_id: slack, events: [failure, recovery]}\n")
     operator = build_dag(load_pipeline(Path(spec))).get_task("look")
     assert isinstance(operator, LookOperator)
-    monkeypatch.setattr(slack, "open_failures", open_failures)
+    monkeypatch.setattr(incidents, "open_failures", open_failures)
     engine.answer = lambda: Outcome(status="done", message="looked", names=names)
     left = [name for name in names if name not in runs]
     if left:

@@ -126,8 +126,8 @@ EARLIER_NAMES = {
     ),
     "loadsheet.airflow.operators.MinioToPostgresOperator": "operators.load.MinioToPostgresOperator",
     "loadsheet.airflow.operators.SqlTransformOperator": "operators.transform.SqlTransformOperator",
-    "loadsheet.airflow.slack.notify_failure": "operators.slack.notify_failure",
-    "loadsheet.airflow.slack.notify_recovery": "operators.slack.notify_recovery",
+    "loadsheet.airflow.alerts.callbacks.notify_failure": "operators.slack.notify_failure",
+    "loadsheet.airflow.alerts.callbacks.notify_success": "operators.slack.notify_recovery",
 }
 
 

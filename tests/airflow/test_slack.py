@@ -17,9 +17,12 @@ from airflow.sdk import Variable
 from airflow.sdk.exceptions import AirflowFailException
 
 from demo.servers import SlackReceiver
-from loadsheet.airflow import slack as callbacks
+from loadsheet.airflow.alerts import sending
+from loadsheet.airflow.alerts.callbacks import notify_failure, notify_success
+from loadsheet.airflow.alerts.incidents import variable_key
+from loadsheet.airflow.alerts.slack import slack_message
+from loadsheet.airflow.alerts.task_messages import failure_message as message_about_failure
 from loadsheet.airflow.operators import NotExtracted, as_airflow_errors
-from loadsheet.airflow.slack import failure_message, notify_failure, notify_recovery, variable_key
 from loadsheet.engine.execute import execute
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step
@@ -53,7 +56,7 @@ def fail(**more: Any) -> None:
 
 
 def work(**more: Any) -> None:
-    notify_recovery(context(**more), slack_conn_id="slack")
+    notify_success(context(**more), slack_conn_id="slack")
 
 
 @pytest.fixture
@@ -76,6 +79,10 @@ def raised(error: BaseException) -> BaseException:
         raise error
     except type(error) as caught:
         return caught
+
+
+def failure_message(context: Any) -> dict[str, Any]:
+    return slack_message(message_about_failure(context))
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -226,7 +233,7 @@ def test_slow_slack_costs_six_seconds(
 ) -> None:
     slack.respond(delay=9)
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
-    assert "Slack did not get the message about this failure" in caplog.text
+    assert "Slack may not have got the message about this failure" in caplog.text
 
 
 @pytest.fixture
@@ -260,9 +267,9 @@ def test_a_context_nobody_expected_is_logged_and_swallowed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     notify_failure({}, slack_conn_id="slack", events=["failure", "recovery"])  # type: ignore[typeddict-item]
-    notify_recovery({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
-    assert "Slack did not get the message about this failure" in caplog.text
-    assert "Slack did not get the message about this recovery" in caplog.text
+    notify_success({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
+    assert "No message was sent about this failure" in caplog.text
+    assert "No message was sent about this success" in caplog.text
 
 
 def test_a_recovery_names_pipeline_step_run_time_failure_and_log(
@@ -373,7 +380,7 @@ def test_a_recovery_that_slack_took_without_an_answer_is_not_told_twice(
 ) -> None:
     fail()
     slack.respond(delay=9)
-    monkeypatch.setattr(callbacks, "GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr(sending, "GIVE_UP_SECONDS", 1.0)
     work()
     work()
     assert "Slack may not have got the message about this recovery" in caplog.text
@@ -405,8 +412,8 @@ def test_variables_out_of_reach_cost_the_recovery_and_not_the_failure(
     fail()
     work()
     assert len(slack.messages) == 1
-    assert "Slack will get no message when this task works again" in caplog.text
-    assert "Slack did not get the message about this recovery" in caplog.text
+    assert "There will be no message when this task works again" in caplog.text
+    assert "There is no message if this task works again" in caplog.text
 
 
 def test_names_too_long_for_airflow_stay_apart() -> None:

@@ -124,6 +124,24 @@ def test_one_task_extracts_and_loads_its_table(shop: Project) -> None:
     assert shop.differences("item") == 1
 
 
+@pytest.mark.parametrize(
+    ("granularity", "task_id"), [("table", "table.table_item"), ("batch", "batch.batch_001")]
+)
+def test_a_task_knows_which_columns_its_loads_have_followed(
+    shop: Project, granularity: str, task_id: str
+) -> None:
+    """Alerts read it when the task has ended."""
+    tables = {"item": {"incremental": "at"}, "kind": None}
+    shop.spec(tables, tasks={"granularity": granularity, "retries": RETRIES})
+    first = Task(shop, task_id, "first")
+    first.execute()
+    shop.in_source("ALTER TABLE item ADD COLUMN note text; INSERT INTO item VALUES (51)")
+    second = Task(shop, task_id, "second")
+    second.execute()
+    told = "added note text (NULL in older rows until a full refresh)"
+    assert (first.operator.drift, second.operator.drift) == ({}, {"item": (told,)})
+
+
 def test_a_retry_loads_what_was_extracted_and_a_cleared_task_extracts_again(
     shop: Project, failing_load: Callable[[], None]
 ) -> None:

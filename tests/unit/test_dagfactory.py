@@ -19,7 +19,6 @@ from loadsheet.plan.steps import build_plan, step_id, with_look
 from loadsheet.spec.models import (
     Incremental,
     Lake,
-    Notify,
     Pattern,
     Pipeline,
     Source,
@@ -28,6 +27,7 @@ from loadsheet.spec.models import (
     Transform,
     Warehouse,
 )
+from loadsheet.spec.routes import Route, route_of
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -69,7 +69,7 @@ def plain(value: Any) -> bool:
 
 
 def test_every_value_is_a_plain_yaml_type() -> None:
-    config = dag_config(pipeline(notify=Notify(slack_conn_id="slack")))
+    config = dag_config(pipeline(notify=(Route(slack_conn_id="slack"),)))
     assert plain(config)
     assert yaml.safe_load(yaml.safe_dump(config)) == config
 
@@ -132,41 +132,50 @@ def test_verify_follows_all_loads_and_the_marts_it_compares_and_nothing_follows_
     assert "verify" not in dag_config(pipeline())["tasks"]
 
 
+AFTER_EACH = {"on_success_callback", "on_skipped_callback"}
+
+
 @pytest.mark.parametrize(
     ("events", "callbacks"),
     [
-        (("failure",), {"on_failure_callback"}),
-        (("recovery",), {"on_failure_callback", "on_success_callback", "on_skipped_callback"}),
-        (
-            ("failure", "recovery"),
-            {"on_failure_callback", "on_success_callback", "on_skipped_callback"},
-        ),
-        ((), set()),
+        (["failure"], {"on_failure_callback"}),
+        (["differs"], {"on_failure_callback"}),
+        (["broken_spec"], set()),  # such a file has no tasks
+        (["drift"], {"on_success_callback"}),
+        (["recovery"], {"on_failure_callback", *AFTER_EACH}),
+        (["failure", "recovery"], {"on_failure_callback", *AFTER_EACH}),
     ],
 )
-def test_slack_hears_only_of_what_the_spec_says(
-    events: tuple[str, ...], callbacks: set[str]
+def test_a_task_calls_only_for_what_a_route_hears_of(
+    events: list[str], callbacks: set[str]
 ) -> None:
-    args = dag_config(pipeline(notify=Notify(slack_conn_id="s", events=events)))["default_args"]
-    told = {name: value for name, value in args.items() if name.endswith("_callback")}
-    assert set(told) == callbacks
-    for name, value in told.items():
-        what = {"callback": "loadsheet.airflow.slack.notify_recovery", "slack_conn_id": "s"}
-        if name == "on_failure_callback":
-            what = {
-                "callback": "loadsheet.airflow.slack.notify_failure",
-                "slack_conn_id": "s",
-                "events": list(events),
-            }
-        assert value == what
+    """A callback costs time after every task."""
+    route = Route(slack_conn_id="s", events=tuple(events))
+    args = dag_config(pipeline(notify=(route,)))["default_args"]
+    called = {name: value for name, value in args.items() if name.endswith("_callback")}
+    assert set(called) == callbacks
+    for name, value in called.items():
+        function = "notify_failure" if name == "on_failure_callback" else "notify_success"
+        assert value == {
+            "callback": f"loadsheet.airflow.alerts.callbacks.{function}",
+            "routes": [{"slack_conn_id": "s", "events": events}],
+        }
+
+
+def test_each_callback_has_all_routes_as_the_file_has_them() -> None:
+    routes = [
+        {"slack_conn_id": "bot", "channel": "#data", "events": ["failure"]},
+        {"email_conn_id": "smtp", "to": ["a@example.com"], "events": ["drift"]},
+    ]
+    args = dag_config(pipeline(notify=tuple(map(route_of, routes))))["default_args"]
+    assert args["on_failure_callback"]["routes"] == routes
+    assert args["on_success_callback"]["routes"] == routes
+    assert "on_skipped_callback" not in args
 
 
 def test_without_notify_nothing_is_called_after_a_task() -> None:
-    assert not [
-        name
-        for name in dag_config(pipeline(notify=None))["default_args"]
-        if name.endswith("_callback")
-    ]
+    args = dag_config(pipeline(notify=()))["default_args"]
+    assert not [name for name in args if name.endswith("_callback")]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class Watch:
         alarms, over = to_tell(self.memory)
         if self.slack_works:
             self.told += [("alarm", one) for one in alarms] + [("over", one) for one in over]
-            self.memory = after_telling(self.memory, [*alarms, *over])
+            self.memory = after_telling(self.memory, dict.fromkeys([*alarms, *over]))
         return [f"{kind} {one.key}" for kind, one in self.told[before:]]
 
     def shop(self, *minutes: float | None, cause: Cause | None = None) -> list[str]:
@@ -131,6 +131,21 @@ class Watch:
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
+
+
+def test_who_could_not_be_told_is_told_later_and_of_the_end_as_well(watch: Watch) -> None:
+    seen = Seen(ages={"shop": [age(121, "a", at=NOW)]})
+    memory, _ = look(Memory(), seen, NOW, watch._explain)
+    ((alarm,), _) = to_tell(memory)
+    memory = after_telling(memory, {alarm: ["pager"]})
+    ((alarm,), _) = to_tell(memory)
+    assert alarm.places == ("pager",)
+    fresh = Seen(ages={"shop": [age(5, "a", at=NOW)]})
+    over, _ = look(memory, fresh, NOW, watch._explain)
+    (none, (end,)) = to_tell(over)
+    assert not none and end.places == ()
+    memory = after_telling(memory, {alarm: None})
+    assert to_tell(memory) == ([], [])
 
 
 def test_an_incident_has_one_alarm_and_one_message_at_its_end(watch: Watch) -> None:

@@ -39,6 +39,7 @@ SAMPLE = 400
 _TYPES = {"datetime.timedelta", "airflow.sdk.Param", "airflow.sdk.CronDataIntervalTimetable"}
 _TYPES |= {"airflow.sdk.AssetOrTimeSchedule", "airflow.sdk.CronTriggerTimetable"}
 _TYPES |= {"airflow.sdk.AssetAny", "airflow.sdk.Asset", "airflow.sdk.AssetAlias"}
+CALLBACKS = "loadsheet.airflow.alerts.callbacks."
 _TAKE_ARGS = {"airflow.sdk.AssetAny", "airflow.sdk.CronTriggerTimetable"}
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Not of the schema: made from the document, or the SQL that stands in a file of its own.
@@ -129,9 +130,7 @@ def assert_data(value: Any) -> None:
         assert kind in _TYPES and ("__args__" not in value or kind in _TAKE_ARGS)
         assert str(value.get("uri", "x-loadsheet://")).startswith("x-loadsheet://")
         assert value.get("operator", OPERATORS["load"]) in OPERATORS.values()
-        assert str(value.get("callback", "loadsheet.airflow.slack.")).startswith(
-            "loadsheet.airflow.slack."
-        )
+        assert str(value.get("callback", CALLBACKS)).startswith(CALLBACKS)
         for inner in value.values():
             assert_data(inner)
     elif isinstance(value, list):

@@ -18,6 +18,7 @@ from loadsheet.spec.rules.names import (
     defaults_exclude_no_tables,
     no_name_is_also_a_pattern,
 )
+from loadsheet.spec.rules.routes import ROUTE_RULES
 from loadsheet.spec.rules.sizes import sizes_are_sane
 from loadsheet.spec.rules.tables import TABLE_RULES, freshness_can_be_kept
 from loadsheet.spec.schedule import BadSchedule, check_frequency, check_schedule
@@ -32,7 +33,7 @@ def rule_findings(view: View) -> list[Finding]:
     findings = list(sizes_are_sane(view))
     if findings:  # the other rules compare each with each
         return findings
-    for pipeline_rule in (*PIPELINE_RULES, *NAME_RULES):
+    for pipeline_rule in (*PIPELINE_RULES, *ROUTE_RULES, *NAME_RULES):
         findings.extend(pipeline_rule(view))
     for table in view.tables:
         for table_rule in (*TABLE_RULES, *PATTERN_RULES):

@@ -181,6 +181,24 @@ def test_an_unknown_connection_is_a_problem_with_a_way_out(cli: Cli, project: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("notify", "place"),
+    [
+        ("{slack_conn_id: slak}", " notify.slack_conn_id"),
+        ("[{slack_conn_id: warehouse}, {teams_conn_id: slak}]", " notify[1].teams_conn_id"),
+        ("[{email_conn_id: slak, to: [a@example.com]}]", " notify[0].email_conn_id"),
+    ],
+)
+def test_the_connection_of_each_route_must_be_there(
+    cli: Cli, project: Path, notify: str, place: str
+) -> None:
+    file = project / "pipelines/shop/pipeline.yml"
+    file.write_text(f"{SPEC}notify: {notify}\n")
+    result = cli("check")
+    assert result.code == 2 and result.out.count("there is no connection") == 1
+    assert f"{place}: there is no connection 'slak'" in result.out
+
+
 def test_a_connection_is_missed_even_where_there_are_other_errors(cli: Cli, project: Path) -> None:
     with_connection(project, "warehose")
     file = project / "pipelines/shop/pipeline.yml"

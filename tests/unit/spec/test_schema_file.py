@@ -16,7 +16,6 @@ from loadsheet.spec.models import (
     FreshWithin,
     Incremental,
     Lake,
-    Notify,
     Pipeline,
     Source,
     Table,
@@ -24,6 +23,7 @@ from loadsheet.spec.models import (
     Transform,
     Warehouse,
 )
+from loadsheet.spec.routes import CONNECTION_KEYS, EVENTS, Route
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.schema import pipeline_schema
 
@@ -40,7 +40,8 @@ def _objects(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
     if "properties" in node:
         yield path or "top", node
     for name, child in node.get("properties", {}).items():
-        yield from _objects(child, f"{path}.{name}")
+        # The keys of `defaults` are those of a table.
+        yield from _objects(child if name == "defaults" else _resolved(child), f"{path}.{name}")
     if isinstance(node.get("additionalProperties"), dict):
         yield from _objects(_resolved(node["additionalProperties"]), f"{path}.*")
 
@@ -97,7 +98,7 @@ DEFAULTS = {
     ".lake.format": (Lake, "format"),
     ".warehouse.schema": (Warehouse, "schema"),
     ".warehouse.mart_schema": (Warehouse, "mart_schema"),
-    ".notify.events": (Notify, "events"),
+    ".notify.events": (Route, "events"),
     ".tasks.pool": (Tasks, "pool"),
     ".tasks.retries": (Tasks, "retries"),
     ".tasks.retry_delay": (Tasks, "retry_delay"),
@@ -131,6 +132,13 @@ DEFAULTS = {
     "top.external": (Pipeline, "external"),
     ".transforms.*.materialized": None,
 }
+
+
+def test_a_route_has_the_keys_of_the_schema() -> None:
+    route = DEFS["route"]["properties"]
+    assert set(route) == {field.name for field in fields(Route)}
+    assert [key for key in route if key.endswith("_conn_id")] == list(CONNECTION_KEYS)
+    assert route["events"]["items"]["enum"] == list(EVENTS)
 
 
 def test_every_default_of_the_schema_is_compared_with_the_models() -> None:

@@ -1,0 +1,155 @@
+"""What Airflow calls when a task of ours has ended. A message that cannot be sent is logged and
+never fails the task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from loadsheet.airflow.alerts import incidents, sending, task_messages
+from loadsheet.airflow.alerts.incidents import Failure, step_name
+from loadsheet.airflow.alerts.message import Delivery
+from loadsheet.airflow.operators import EarlierTaskFailed
+from loadsheet.redact import summary
+from loadsheet.spec.routes import Route, route_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_log = logging.getLogger(__name__)
+
+
+def notify_failure(
+    context: Context, routes: Sequence[Mapping[str, Any]] | None = None, **route: Any
+) -> None:
+    """For `on_failure_callback`: sends the failure on the `routes` that hear of it; never raises.
+
+    A route has the keys of `notify` in a pipeline file. One alone may be given by its keys. If a
+    route is to hear of the recovery, the failure is also remembered, even if sending it fails.
+    """
+    try:
+        _notify_failure(context, _routes(routes, route))
+    except Exception as error:
+        _log.warning("No message was sent about this failure: %s", summary(error))
+
+
+def notify_success(
+    context: Context, routes: Sequence[Mapping[str, Any]] | None = None, **route: Any
+) -> None:
+    """For `on_success_callback` and `on_skipped_callback`: sends that a task which had failed works
+    again, and what schema drift has changed; never raises. Routes are given as to `notify_failure`.
+
+    Each route is told of a recovery once, and the failure is forgotten when all know. One that
+    refuses or cannot be reached is told by the task's next success. If it took the message and did
+    not answer in time, it may have arrived, and a second message would be worse than none.
+    """
+    try:
+        _notify_success(context, _routes(routes, route))
+    except Exception as error:
+        _log.warning("No message was sent about this success: %s", summary(error))
+
+
+def _routes(routes: Sequence[Mapping[str, Any]] | None, route: Mapping[str, Any]) -> list[Route]:
+    return [route_of(keys) for keys in routes or [route]]
+
+
+def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
+    error = context.get("exception")
+    if isinstance(error, EarlierTaskFailed):
+        return
+    event = task_messages.event_of(error)
+    failure = None
+    if any(route.hears_recovery([event]) for route in routes):
+        try:
+            dag_id, task_id = context["ti"].dag_id, step_name(context)
+            failure = incidents.remember(dag_id, task_id, context["run_id"], event)
+        except Exception as problem:
+            _log.warning(
+                "There will be no message when this task works again: %s", summary(problem)
+            )
+    heard = [route for route in routes if route.hears(event)]
+    if not heard:
+        return
+    message = task_messages.failure_message(context)
+    threads = failure.threads if failure else {}
+    results = sending.send(
+        [Delivery(route=route, message=message, thread=threads.get(route.place)) for route in heard]
+    )
+    for result in results:
+        sending.log_error(result, "this failure")
+    begun = {result.delivery.route.place: result.thread for result in results if result.thread}
+    if failure and {**threads, **begun} != threads:
+        incidents.keep(dag_id, task_id, replace(failure, threads={**threads, **begun}))
+
+
+def _notify_success(context: Context, routes: Sequence[Route]) -> None:
+    deliveries = []
+    drift = getattr(context["task"], "drift", {})
+    if drift:
+        message = task_messages.drift_message(context, drift)
+        heard = [route for route in routes if route.hears("drift")]
+        deliveries += [Delivery(route=route, message=message) for route in heard]
+    failure = None
+    try:
+        failure = _recovered(context, routes)
+    except Exception as error:
+        _log.warning("There is no message if this task works again: %s", summary(error))
+    if failure:
+        message = task_messages.recovery_message(context, failure)
+        for route in _untold(routes, failure):
+            thread = failure.threads.get(route.place)
+            deliveries.append(Delivery(route=route, message=message, thread=thread))
+    if not deliveries and failure is None:
+        return
+    refused = []
+    for result in sending.send(deliveries):
+        is_recovery = result.delivery.message.event == "recovery"
+        sending.log_error(result, "this recovery" if is_recovery else "changed columns")
+        if is_recovery and result.refused:
+            refused.append(result.delivery.route)
+    if failure:
+        _settle(context, failure, routes, refused)
+
+
+def _recovered(context: Context, routes: Sequence[Route]) -> Failure | None:
+    """The failure that is over, if there was one that a route hears of."""
+    if not any("recovery" in route.events for route in routes) or not _had_work(context):
+        return None
+    return incidents.open_failure(context["ti"].dag_id, step_name(context))
+
+
+def _untold(routes: Sequence[Route], failure: Failure) -> list[Route]:
+    """The routes that hear that the failure is over, and do not know yet."""
+    return [
+        route
+        for route in routes
+        if route.hears_recovery(failure.events) and route.place not in failure.told
+    ]
+
+
+def _settle(
+    context: Context, failure: Failure, routes: Sequence[Route], refused: Sequence[Route]
+) -> None:
+    """Forget the failure, or note who knows that it is over while others do not."""
+    dag_id, task_id = context["ti"].dag_id, step_name(context)
+    if not refused:
+        incidents.forget(dag_id, task_id)
+        return
+    told = [route.place for route in _untold(routes, failure) if route not in refused]
+    if told:
+        incidents.keep(dag_id, task_id, replace(failure, told=(*failure.told, *told)))
+
+
+def _had_work(context: Context) -> bool:
+    """Whether the task had something to do: a table that the run leaves out has not
+    shown that it works, nor has the verify step of a run that leaves out tables."""
+    task = context["task"]
+    chosen = (context.get("params") or {}).get("tables")
+    kind = getattr(task, "kind", None)
+    if kind not in ("extract", "table", "batch", "verify") or not chosen:
+        return True
+    if kind == "batch":
+        return set(getattr(task, "tables", ())) <= set(chosen)
+    return kind != "verify" and getattr(task, "name", None) in chosen

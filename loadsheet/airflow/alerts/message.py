@@ -1,0 +1,137 @@
+"""An alert as facts, before it is written for one of the ways on which it goes, and its
+delivery."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import quote
+
+from loadsheet.redact import on_one_line, visible
+from loadsheet.spec.routes import Route
+
+_LONGEST_NAME = 1_000
+_LONGEST_TEXT = 20_000
+_LONGEST_LINK = 2_000
+_LONGEST_INCIDENT = 250  # PagerDuty takes 255
+
+Thread = dict[str, str]
+"""Where a later message about the same trouble goes: a channel and a message in it."""
+Post = Callable[[], Thread | None]
+"""Posts one message, and returns where a later one can follow it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A text of several lines under a heading."""
+
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """An alert. Its texts have no secrets, row data or control characters, but whatever else means
+    something to Slack, HTML or Markdown: what sends it escapes and cuts them."""
+
+    event: str
+    """One of those that a pipeline file can name under `events`."""
+    state: Literal["open", "resolved", "note"]
+    """Whether something is wrong until a message with the same `incident` resolves it."""
+    title: str
+    source: str
+    """The pipeline or the file that it is about."""
+    facts: Mapping[str, str]
+    sections: tuple[Section, ...] = ()
+    link: str = ""
+    """The address of the log; empty for none, and where it is too long."""
+    incident: str = ""
+    """The same for all messages about one trouble, and for no other; empty for a note."""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def first_line(self) -> str:
+        """The beginning of the text, for a notification on a screen."""
+        if self.state == "resolved" or not self.sections:
+            return ""
+        return self.sections[0].text.partition("\n")[0]
+
+    @property
+    def brief(self) -> str:
+        """The title with the first line."""
+        return f"{self.title}: {self.first_line}" if self.first_line else self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """A message and the route that it takes; perhaps the thread that it follows."""
+
+    route: Route
+    message: Message
+    thread: Thread | None = None
+
+
+def message_of(
+    *,
+    event: str,
+    state: Literal["open", "resolved", "note"],
+    title: str,
+    source: str,
+    facts: Mapping[str, str],
+    sections: Mapping[str, str] | None = None,
+    link: str = "",
+    incident: str = "",
+) -> Message:
+    """A message in whose texts nothing controls a terminal, a line or an encoder, and none of which
+    is very long. Secrets must have been removed. `sections` are texts by their headings; the time
+    is added to the facts."""
+    at = datetime.now(UTC)
+    named = {name: _line(value) for name, value in facts.items()}
+    texts = []
+    for heading, text in (sections or {}).items():
+        shown = cut(_encodable(visible(text)), _LONGEST_TEXT)
+        texts.append(Section(heading=heading, text=shown))
+    return Message(
+        event=event,
+        state=state,
+        title=_line(title),
+        source=_line(source),
+        facts={**named, "When": at.strftime("%Y-%m-%d %H:%M:%S UTC")},
+        sections=tuple(texts),
+        link=_address(link),
+        incident=_incident(incident),
+        at=at,
+    )
+
+
+def _line(text: str) -> str:
+    return cut(_encodable(on_one_line(text)), _LONGEST_NAME)
+
+
+def _incident(name: str) -> str:
+    known = _encodable(on_one_line(name))
+    if len(known) <= _LONGEST_INCIDENT:
+        return known
+    return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _encodable(text: str) -> str:
+    # Half of a surrogate pair, as a name of a file may have it, is no UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _address(link: str) -> str:
+    # A run's id is part of it. Within the brackets of Slack, a `|` or `>` would end the address.
+    quoted = "".join(quote(sign) if sign in "<>|`\"' " else sign for sign in link)
+    address = _encodable(on_one_line(quoted))
+    return address if len(address) <= _LONGEST_LINK else ""  # a part of it leads elsewhere
+
+
+def cut(text: str, longest: int) -> str:
+    """`text`, or its beginning with a mark."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 4]} ..."

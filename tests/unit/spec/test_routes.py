@@ -1,0 +1,79 @@
+"""Which route hears of what, and that a route reads again as it was written."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadsheet.spec.routes import EVENTS, Route, route_of
+
+
+def route(*events: str) -> Route:
+    return Route(slack_conn_id="slack", events=events)
+
+
+@pytest.mark.parametrize(
+    ("events", "heard"),
+    [
+        (["failure"], {"failure", "differs", "broken_spec"}),
+        (["differs"], {"differs"}),
+        (["broken_spec"], {"broken_spec"}),
+        (["drift"], {"drift"}),
+        (["recovery"], set()),
+        (["failure", "recovery"], {"failure", "differs", "broken_spec"}),
+        (["differs", "drift"], {"differs", "drift"}),
+    ],
+)
+def test_failure_includes_its_parts_and_nothing_else(events: list[str], heard: set[str]) -> None:
+    news = [event for event in EVENTS if event != "recovery"]
+    assert {event for event in news if route(*events).hears(event)} == heard
+
+
+@pytest.mark.parametrize(
+    ("events", "failed_with", "hears"),
+    [
+        (["failure", "recovery"], ["failure"], True),
+        (["failure", "recovery"], ["differs"], True),
+        (["failure"], ["failure"], False),
+        (["differs", "recovery"], ["differs"], True),
+        (["differs", "recovery"], ["failure"], False),
+        (["differs", "recovery"], ["failure", "differs"], True),
+        (["recovery"], ["failure"], True),
+        (["recovery", "drift"], ["differs"], True),
+        (["recovery", "broken_spec", "drift"], ["failure"], False),
+        (["broken_spec", "recovery"], ["broken_spec"], True),
+        (["broken_spec", "recovery"], ["failure"], False),
+    ],
+)
+def test_a_recovery_is_for_those_who_heard_of_the_failure_or_hear_of_recoveries_alone(
+    events: list[str], failed_with: list[str], hears: bool
+) -> None:
+    assert route(*events).hears_recovery(failed_with) is hears
+
+
+ROUTES = [
+    Route(slack_conn_id="slack"),
+    Route(slack_conn_id="bot", channel="#data", events=("failure",)),
+    Route(email_conn_id="mail", to=("a@example.com", "b@example.com")),
+    Route(teams_conn_id="teams", events=("drift",)),
+    Route(pagerduty_conn_id="pager"),
+    Route(webhook_conn_id="hook"),
+]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.kind)
+def test_a_route_reads_again_as_it_was_written(route: Route) -> None:
+    assert route_of(route.as_keys()) == route
+    assert route.conn_id in route.as_keys().values()
+
+
+def test_each_place_has_a_name_of_its_own() -> None:
+    other_channel = Route(slack_conn_id="bot", channel="#other")
+    other_people = Route(email_conn_id="mail", to=("c@example.com",))
+    places = [route.place for route in [*ROUTES, other_channel, other_people]]
+    assert len(set(places)) == len(places)
+    assert Route(slack_conn_id="slack", events=("drift",)).place == places[0]
+
+
+def test_a_route_without_a_connection_is_none() -> None:
+    with pytest.raises(ValueError, match="a route needs one of slack_conn_id, "):
+        route_of({"events": ["failure"]})
