@@ -730,12 +730,16 @@ def test_tasks_of_many_start_where_a_table_has_news(
     assert state == "success" and len(pattern) == 2
     assert grouped_processes(world, run_id) == {"look": 1, **pattern}
     with psycopg.connect(world.source) as source:
-        source.execute("INSERT INTO grouped.two VALUES (2)")
+        source.execute("ALTER TABLE grouped.two ADD note text")
+        source.execute("INSERT INTO grouped.two VALUES (2, 'new')")
     run_id, state, _ = grouped_run(world)
     assert state == "success" and set(world.loads(run_id)) == {"two"}
     started = {"look": 1, "batch_001": 1, "transform_of_two": 1, **pattern}
     assert grouped_processes(world, run_id) == started
     assert ask(world.warehouse, "SELECT n FROM grouped_mart.of_two") == [(2,)]
+    told = [json.dumps(m) for m in world.slack.messages if run_id in json.dumps(m)]
+    assert len(told) == 1 and "grouped has followed changed columns at batch.batch_001" in told[0]
+    assert "two: added note text" in told[0]
 
 
 def test_a_stopped_task_of_many_rolls_back_and_resumes(

@@ -70,7 +70,7 @@ version: 1
 source: {conn_id: flights_source, schema: grouped}
 lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: warehouse, schema: grouped, mart_schema: grouped_mart}
-notify: {slack_conn_id: slack}
+notify: [{slack_conn_id: slack, events: [failure, recovery, drift]}]
 tasks: {granularity: batch, retry_delay: 1s}
 tables:
   alone: {granularity: table}
