@@ -44,7 +44,7 @@ HOSTILE = {
     "markdown": "**bold** [log](https://evil.example) <at>everyone</at> # x",
     "html": "</pre><img src=x onerror=alert(1)><a href='https://evil.example'>log</a>",
     "headers": "x\r\nBcc: all@example.com\r\n\r\n<html>",
-    "letters": "\U0001d4d0" * 20_000,
+    "letters": "\U0001d4d0" * 5_000,
     "a surrogate": "\udcff\x00",
 }
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
