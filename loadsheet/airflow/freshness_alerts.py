@@ -24,7 +24,7 @@ def send_all(
     worked once is not tried again by this look, which would take too long. Never raises for a route
     that does not work.
     """
-    by_target = {one.target: one for one in late}
+    by_target = {(one.pipeline, one.target): one for one in late}
     told: dict[Incident, list[str] | None] = {}
     failed: set[str] = set()
     for incident in incidents:
@@ -45,19 +45,18 @@ def send_all(
     return told
 
 
-def late_message(incident: Incident, late: Mapping[str, Late]) -> Message:
+def late_message(incident: Incident, late: Mapping[tuple[str, str], Late]) -> Message:
     """The alarm of an incident. `late` has what is known of its targets."""
-    found = [late[target] for target in incident.targets if target in late]
+    facts = {"Pipeline": incident.pipeline, "Late": listed(incident.targets)}
+    first = late.get((incident.pipeline, incident.targets[0]))
+    if first:
+        facts["Age"] = _age(first)
     return message_of(
         event="late",
         state="open",
         title=f"{incident.pipeline}: {_what(incident.targets)} late",
         source=incident.pipeline,
-        facts={
-            "Pipeline": incident.pipeline,
-            "Late": listed(incident.targets),
-            "Age": "; ".join(_age(one) for one in found[:1]),
-        },
+        facts=facts,
         sections={"Cause": _cause(incident)},
         incident=_name(incident),
     )

@@ -27,6 +27,7 @@ Explain = Callable[[str, Cause | None], Cause]
 class Late:
     """A target that is late."""
 
+    pipeline: str
     target: str
     age: timedelta | None
     """None for one that was never loaded or built."""
@@ -97,7 +98,7 @@ def look(memory: Memory, seen: Seen, now: datetime, explain: Explain) -> tuple[M
     for name, ages in seen.ages.items():
         judged = list(ages)
         promises[name] = _promise(judged, memory.promises.get(name), now)
-        late = list(_late(judged, promises[name], now))
+        late = list(_late(name, judged, promises[name], now))
         incidents = _with_late(incidents, name, late, {age.target for age in judged}, now, explain)
         found += late
     for name, cause in seen.unjudged.items():
@@ -109,6 +110,7 @@ def look(memory: Memory, seen: Seen, now: datetime, explain: Explain) -> tuple[M
         if promise.due and promise.due <= now and promise.limit and not is_open:
             late = [
                 Late(
+                    pipeline=name,
                     target=promise.target,
                     age=now - promise.due + promise.limit,
                     limit=promise.limit,
@@ -167,14 +169,16 @@ def _promise(ages: list[Age], before: Promise | None, now: datetime) -> Promise:
     return Promise(due=due, target=age.target, limit=age.limits.fail, missing=missing)
 
 
-def _late(ages: list[Age], promise: Promise, now: datetime) -> Iterable[Late]:
+def _late(pipeline: str, ages: list[Age], promise: Promise, now: datetime) -> Iterable[Late]:
     for age in ages:
         limit = age.limits.fail
         if limit is None:
             continue
         is_missing = age.as_of is None and promise.missing[age.target] + limit <= now
         if is_missing or age.level == "late":
-            yield Late(target=age.target, age=age.age, limit=limit, cause=age.cause)
+            yield Late(
+                pipeline=pipeline, target=age.target, age=age.age, limit=limit, cause=age.cause
+            )
 
 
 def _with_late(
