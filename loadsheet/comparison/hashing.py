@@ -4,17 +4,16 @@ The hash of each value is the seed of the next one's:
 
     hash(row, seed) = hash(value 2, hash(value 1, seed))
 
-To form a row and to hash that instead took up to twice as long. Two rows that differ in one column
-have the same hash with a probability of 2^-64, and both hashes of two seeds are the same with one
-of 2^-128, as for columns that differ by chance. So nothing may be left out of a value, and no seed
-may be what a value has made of it without mixing:
+To form a row and to hash that instead took up to twice as long. Two rows that differ have the same
+hash with a probability of about 2^-64, whichever columns differ, and the same two hashes, of other
+seeds, with one of 2^-128. That rests on three rules:
 
 - Some of the server's functions leave something out: the sign of a numeric, half of a bigint or a
   timestamp. That is then a part of its own.
 - An integer goes into the seed of the next value's hash as it is, by an XOR, and only into one that
   is a hash: two integers that swap their values would leave their XOR as it was.
-- NULL stands for a number that a type does not have. Where it has all, another one stands for NULL
-  in each of the two hashes: what one of them takes for NULL differs from it in the other.
+- NULL stands for a number that a type does not have. Where it has all, another value stands for
+  NULL in each of the two hashes, so one of them, with 2^-64, tells such a value from NULL.
 """
 
 from __future__ import annotations
