@@ -25,6 +25,7 @@ FRESH = 5.0
 _KEPT = 60.0
 # Each has a thread and a few sessions. Anyone may ask about as many tables and runs as they like.
 _MOST_AT_ONCE = 16
+_NEVER = float("-inf")
 _CONNECT_TIMEOUT = 4
 
 Document = dict[str, Any]
@@ -98,7 +99,7 @@ class Answers:
         readings = {key: self._reading(key, work) for key, work in questions.items()}
         # Not longer because others wait already.
         end = max(reading.began for reading in readings.values()) + LONGEST_WAIT
-        pending = [reading.answer for reading in readings.values()]
+        pending = [reading.answer for reading in readings.values() if reading.began != _NEVER]
         wait_for(pending, timeout=max(0.0, end - time.monotonic()))
         answers = []
         for key, reading in readings.items():
@@ -120,7 +121,7 @@ class Answers:
                 self._last[key] = reading.answer.result()
             unfinished = [one for one in self._readings.values() if not one.answer.done()]
             if len(unfinished) >= _MOST_AT_ONCE:
-                return _Reading(began=-LONGEST_WAIT)  # never begins, and nobody waits for it
+                return _Reading(began=_NEVER)
             reading = self._readings[key] = _Reading()
             reading.start(work)
             return reading
