@@ -183,7 +183,7 @@ tests/%/node_modules/.ready: tests/%/package-lock.json | $(CORE)/.ready
 .venv-sbom/.ready: requirements/sbom.txt
 	$(call environment,.venv-sbom,requirements/sbom.txt)
 
-# The provider alone, beside the environment that has Airflow.
+# The provider alone; Airflow is in the other environment.
 .venv-celery/.ready: requirements/celery.txt $(VENV)/.ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-celery -r requirements/celery.txt
 	@touch $@

@@ -143,7 +143,7 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
     assert behaviour["transform.transform_fct"] == ("loads", 1, 90, 7200)
     assert {task.owner for task in dag.tasks} == {"data-eng"}
     callback = dag.get_task("look").on_failure_callback[0]
-    routes = [{"slack_conn_id": "slack", "events": ["failure", "recovery"]}]
+    routes = [{"slack_conn_id": "slack", "events": ["failure", "recovery", "late"]}]
     keywords = {"routes": routes}
     assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", keywords)
     callback = dag.get_task("extract.extract_bookings").on_skipped_callback[0]
