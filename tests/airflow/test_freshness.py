@@ -250,10 +250,11 @@ def test_each_route_is_told_once_although_one_of_them_is_away(
     shop.project.spec({"a": None, "b": None}, defaults={"fresh_within": "2h"}, notify=routes)
     shop.pass_time(3)
     with SlackReceiver() as other:
-        away = '{"conn_type": "slackwebhook", "host": "http://127.0.0.1:9", "password": "T/B/x"}'
+        nowhere = "http://127.0.0.1:9"
+        away = f'{{"conn_type": "slackwebhook", "host": "{nowhere}", "password": "T/B/x"}}'
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", away)
         assert len(shop.look()) == 1
-        monkeypatch.setenv("AIRFLOW_CONN_OTHER", away.replace("http://127.0.0.1:9", other.url))
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", away.replace(nowhere, other.url))
         assert shop.look() == []
         assert shop.look() == []
         assert len(other.messages) == 1
