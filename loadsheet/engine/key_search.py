@@ -384,8 +384,8 @@ class _Search:
             )
         if self.may_have_moved_more:
             found.remarks.append(
-                f"more than {counted(_MOST_TURNS, 'row')} have taken each other's keys; to read the rest:"
-                f" `loadsheet verify {self.pipeline} {self.target.name} --repair`"
+                f"more than {counted(_MOST_TURNS, 'row')} have taken each other's keys; to read the"
+                f" rest: `loadsheet verify {self.pipeline} {self.target.name} --repair`"
             )
         if missing_rows > _MOST_MISSING:
             found.missing.clear()
