@@ -473,7 +473,7 @@ UNFIT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "a webhook with a channel": (
         {"slack_conn_id": "unfit", "channel": "#a"},
-        {"conn_type": "slackwebhook", "password": "T0/B0/x"},
+        {"conn_type": "slackwebhook", "password": "T0/B0/token-of-others"},
         "a webhook has its own channel. Remove `channel`",
     ),
     "no address": (

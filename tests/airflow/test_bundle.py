@@ -338,7 +338,7 @@ def test_one_message_tells_that_a_paused_pipeline_is_late_and_one_that_it_is_fre
         return [text for text in told if " promised: " in text]
 
     look()
-    assert look() == [":hourglass: promised: staging.t is late: its DAG is paused"]
+    assert look() == [":red_circle: promised: staging.t is late: its DAG is paused"]
     api.unpause("promised")
     assert api.wait("promised", api.trigger("promised"), timeout=120) == "success"
     save(file, file.read_text().replace("1s", "1h"))

@@ -14,6 +14,7 @@ from airflow.exceptions import AirflowException
 from airflow.providers.git.bundles.git import GitDagBundle
 
 from loadsheet.airflow.git_bundle import GitPipelineBundle
+from loadsheet.airflow.stubs import WATCH_FILE
 
 PYTHON = "# an Airflow DAG, says Airflow's look at the text\nraise SystemExit('run')\n"
 
@@ -67,11 +68,12 @@ def bundle(
 
 
 def runs(bundle: GitDagBundle) -> set[str]:
-    """The files that Airflow runs, and whether it is we who wrote them."""
-    files = list(bundle.path.rglob("*.py"))
-    return {
-        file.name if "dag_file" in file.read_text() else f"{file.name}, pushed" for file in files
-    }
+    """The files that Airflow runs for pipelines, and those of others."""
+    names = set()
+    for file in bundle.path.rglob("*.py"):
+        is_ours = "from loadsheet.airflow." in file.read_text()
+        names.add(file.name if is_ours else f"{file.name}, pushed")
+    return names - {WATCH_FILE}
 
 
 def test_python_in_the_repository_is_never_run(repository: Path, storage: Path) -> None:
@@ -82,7 +84,7 @@ def test_python_in_the_repository_is_never_run(repository: Path, storage: Path) 
         for start in (first.repo_path, first.base_dir, first.base_dir.parent)
     ]
     homes = [home for home in homes if not home.startswith("..")]
-    names = ("one.yml.py", "two.yml.py", "pushed.py")
+    names = ("one.yml.py", "two.yml.py", "pushed.py", WATCH_FILE)
     pushed = {
         f"{home}/{name}": PYTHON
         for home in [*homes, "dags", "pipelines/two", "."]

@@ -14,6 +14,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from loadsheet.airflow.factory import broken_dag, build_dag
 from loadsheet.airflow.links import _OPERATORS, RunLink
 from loadsheet.airflow.operators import StepOperator
+from loadsheet.airflow.plugin import LoadsheetPlugin
 from loadsheet.spec.pipeline_file import load_pipeline
 
 NAME = RunLink.name
@@ -51,6 +52,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def without_links(plugin: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin, which may be installed here, has none."""
+    monkeypatch.setattr(LoadsheetPlugin, "operator_extra_links", [])
+
+
+@pytest.fixture
 def dag(tmp_path: Path) -> Any:
     folder = tmp_path / "pipelines" / "shop"
     (folder / "sql").mkdir(parents=True)
@@ -71,7 +78,7 @@ def test_every_task_of_a_pipeline_has_the_link(plugin: None, dag: Any) -> None:
     assert NAME not in broken.extra_links
 
 
-def test_without_the_plugin_there_is_none(dag: Any) -> None:
+def test_without_the_plugin_there_is_none(without_links: None, dag: Any) -> None:
     assert not any(NAME in task.extra_links for task in dag.tasks)
 
 

@@ -23,7 +23,8 @@ CREATE = """
 CREATE TABLE item (
     id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-INSERT INTO item (id, name) SELECT i, 'n' || i FROM generate_series(1, 1000) i;
+INSERT INTO item (id, name, at) SELECT i, 'n' || i, now() - (1000 - i) * interval '1 ms'
+    FROM generate_series(1, 1000) i;
 """
 KEYS = {
     "bigint": "i",

@@ -21,7 +21,8 @@ ITEMS = """
 CREATE TABLE item (
     id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-INSERT INTO item SELECT i, 'item ' || i FROM generate_series(1, 100) i;
+INSERT INTO item (id, what, at) SELECT i, 'item ' || i, now() - (100 - i) * interval '1 ms'
+    FROM generate_series(1, 100) i;
 """
 ADD = "ALTER TABLE item ADD COLUMN {0} text; UPDATE item SET {0} = '{0} ' || id"
 TABLE = {"incremental": "at", "fill": "auto"}
