@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from demo.airflow import Airflow
-from demo.servers.process import LOOPBACK, Supervised, free_port
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
 from loadsheet.sqltest.embedded import reachable
 
 USERS = ("nobody", "daemon")
@@ -90,7 +89,7 @@ def redis() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="loadsheet-redis-"))
     process = Supervised(command, folder / "log", cwd=folder, remove=folder)
     try:
-        process.wait_until(lambda: _answers(port), "Redis")
+        process.wait_until(lambda: listens(port), "Redis")
         yield f"redis://{LOOPBACK}:{port}/0"
     finally:
         process.stop()
@@ -166,9 +165,3 @@ def _hidden(base: Path) -> str:
 
 def _is_ready(worker: Worker) -> bool:
     return " ready." in worker.process.tail(200)
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection((LOOPBACK, port), 1):
-        return True
-    return False

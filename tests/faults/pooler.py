@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from demo.servers.process import LOOPBACK, Supervised, free_port
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
 from loadsheet.sqltest.embedded import own, scratch_folder, server_user
 from tests.granted import PASSWORD
 
@@ -339,7 +339,7 @@ def restartable(
         command = [PGBOUNCER or "", str(configuration)]
         process = Supervised(command, home / "log", user=server_user(), cwd=home, remove=Path(home))
         running[:] = [process]
-        process.wait_until(lambda: _answers(port), "PgBouncer", 30)
+        process.wait_until(lambda: listens(port), "PgBouncer", 30)
 
     try:
         start()
@@ -348,9 +348,3 @@ def restartable(
         for process in running:
             process.stop()
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1):
-        return True
-    return False
