@@ -1,9 +1,10 @@
-"""Finds the rows by which two sides differ: first the buckets, then the rows in them."""
+"""Finds the rows by which two sides differ: whether any do, in which buckets they are, which rows
+of those."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, groupby
@@ -27,6 +28,9 @@ class Sides(NamedTuple):
     target: Side
     settled: str
     """SQL condition on the source's rows that the target must have as they are."""
+    unsettled: str = "FALSE"
+    """SQL condition on rows of the source, quick to look up. Where one meets it, the tables are
+    likely to differ as a whole, although no row differs for certain."""
     source_ranges: Sequence[str] = ("TRUE",)
     """Conditions that divide the source's rows into ranges; there is a pause between two."""
 
@@ -63,10 +67,37 @@ class Found(NamedTuple):
 
 
 def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
-    """Hash both sides at the same time, each in one scan."""
+    """Hash both sides at the same time: as a whole, in one scan, and by buckets, in another one,
+    only where they differ. Without groups, a scan takes about half of the CPU.
+
+    It is by buckets at once where they are likely to differ, and for a share of the buckets.
+    """
+    if len(buckets) == BUCKETS and not _has_unsettled(sides):
+        found = _compared(sides, lambda side, within: side.total(within))
+        if not found.buckets:
+            return found
+    return by_buckets(sides, buckets)
+
+
+def by_buckets(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
+    """Hash both sides at the same time, by buckets: for tables that are known to differ."""
+    return _compared(sides, lambda side, within: side.digests(buckets, within))
+
+
+def _has_unsettled(sides: Sides) -> bool:
+    if sides.unsettled == "FALSE":
+        return False
+    for within in with_pauses(sides.source_ranges):
+        row = sides.source_session.execute(sides.source.exists(sides.unsettled, within)).fetchone()
+        if row == (True,):
+            return True
+    return False
+
+
+def _compared(sides: Sides, query: Callable[[Side, str], str]) -> Totals:
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
-        target = pool.submit(_digests, sides.warehouse_session, [sides.target.digests(buckets)])
-        queries = [sides.source.digests(buckets, within) for within in sides.source_ranges]
+        target = pool.submit(_digests, sides.warehouse_session, [query(sides.target, "TRUE")])
+        queries = [query(sides.source, within) for within in sides.source_ranges]
         in_source = _digests(sides.source_session, queries)
         in_target = target.result()
     differing = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
-from loadsheet.comparison.settled import settled_rows
+from loadsheet.comparison.settled import quickly_unsettled, settled_rows
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.source.rows import Last
@@ -45,12 +45,14 @@ def table_sides(
     places = tuple(names.index(name) for name in key)
     common = shared_hash(source, warehouse)
     live = gone.live_rows(warehouse, target) if gone.keeps_deleted(table) else "TRUE"
+    settled = settled_rows(source, table, described, scope, last)
     sides = Sides(
         source_session=source,
         source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
         warehouse_session=warehouse,
         target=Side(target, tuple(ours for _, ours in pairs), places, common, live=live),
-        settled=settled_rows(source, table, described, scope, last),
+        settled=settled,
+        unsettled=quickly_unsettled(table, described, last, settled),
     )
     return sides, left_out
 

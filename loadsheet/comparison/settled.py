@@ -14,7 +14,8 @@ from loadsheet.source.bounds import Cursor
 from loadsheet.source.rows import LOOKBACK, Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Table
-from loadsheet.sql.text import typed
+from loadsheet.sql.text import ident, typed
+from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import intervals
 from loadsheet.warehouse.scope import Scope
 
@@ -45,6 +46,24 @@ def settled_rows(
         oids = ", ".join(map(str, new_leaves))
         condition = f"({condition}) AND tableoid NOT IN ({oids})"
     return condition
+
+
+def quickly_unsettled(table: Table, source: SourceTable, last: Last, settled: str) -> str:
+    """SQL condition on rows that are not `settled`. By a watermark it is one that an index on the
+    cursor answers, and may miss some of them. FALSE where no row shows whether it is."""
+    spec = table.incremental
+    if settled == "FALSE":
+        return "FALSE"
+    if spec is None or spec.by == "data_interval" or last.watermark is None:
+        return f"({settled}) IS NOT TRUE"
+    cursor = ident(spec.cursor)
+    plain = without_modifier(source.column(spec.cursor).type)
+    conditions = [f"{cursor} > {typed(last.watermark, plain)}"]
+    if last.start:
+        conditions.append(f"{cursor} < {typed(last.start, plain)}")
+    if spec.nulls == "exclude":
+        conditions.append(f"{cursor} IS NULL")
+    return " OR ".join(conditions)
 
 
 def _below_watermark(cursor: Cursor, spec: Incremental, last: Last, unchanged: str) -> str:

@@ -187,7 +187,7 @@ class _Search:
         found = Found()
         if ranges.spans:
             sides = key_ranges.within(sides, ranges.spans)
-            found = self._compare(warehouse, sides, compare.totals(sides).buckets)
+            found = self._compare(warehouse, sides, compare.by_buckets(sides).buckets)
         self._log_keys("ranges", ranges.keys, found)
         return found
 

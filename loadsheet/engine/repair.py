@@ -109,7 +109,7 @@ def _compare(
             table, described, target, attempt.seen, attempt.last, source, warehouse
         )
         _refuse_lost(target, sides.target, warehouse)
-        totals = compare.totals(sides)
+        totals = compare.by_buckets(sides)
         # More are refused below.
         most = int(totals.target_rows * removing.max_delete) if removing else 0
         wanted = _Wanted()

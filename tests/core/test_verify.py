@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from loadsheet.comparison.digest import BUCKETS, Side, Value
+from loadsheet.pinned import PinnedSession
 from loadsheet.sql.text import Relation
 from loadsheet.verify import pipeline as verify_pipeline_module
 from loadsheet.verify.models import TableVerdict
@@ -76,7 +77,51 @@ def test_tables_of_key_columns_alone_are_compared_by_two_hashes() -> None:
     two = Side(Relation("public", "item"), (key,), (0,), "server")
     one = Side(Relation("public", "item"), (key,), (0,), "server", keys_only=True)
     assert "'0'" in one.digests(range(BUCKETS))
+    assert "'0'" in one.total()
     assert two.digests(range(BUCKETS)).count("sum(hashint4extended") == 2
+    assert two.total().count("sum(hashint4extended") == 2
+
+
+SCANS: dict[str, dict[str, Any]] = {
+    "merge": {"incremental": "at"},
+    "replace": {"mode": "replace"},
+    "some rows are never loaded": {"incremental": {"cursor": "at", "initial_value": "2026-01-01"}},
+}
+
+
+@pytest.mark.parametrize("how", SCANS)
+def test_equal_tables_are_summed_once_and_others_once_more(
+    project: Project, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By buckets, and at once where the source has rows that the target need not have: there,
+    totals of all rows would differ in every look."""
+    project.in_source("CREATE TABLE item (id int PRIMARY KEY, name text, at timestamptz)")
+    is_by_buckets = "never" in how
+    project.in_source(
+        "INSERT INTO item SELECT i, 'a', timestamptz '2026-02-01' FROM generate_series(1, 9) i"
+        + " UNION ALL SELECT 10, 'a', '2025-01-01'" * is_by_buckets
+    )
+    project.spec({"item": SCANS[how]})
+    project.succeed()
+    looks: list[str] = []
+    execute = PinnedSession.execute
+
+    def noted(session: PinnedSession, query: Any, *more: Any, **options: Any) -> Any:
+        if "sum(" in str(query):
+            looks.append("buckets" if "GROUP BY" in str(query) else "total")
+        return execute(session, query, *more, **options)
+
+    monkeypatch.setattr(PinnedSession, "execute", noted)
+    assert project.verify()["item"].state == "equal"
+    assert looks == ["buckets" if is_by_buckets else "total"] * 2
+    looks.clear()
+    project.in_warehouse("UPDATE staging.item SET name = 'b' WHERE id = 7")
+    assert counts(project.verify()["item"]) == {"different": 1}
+    assert looks == ["total"] * 2 * (not is_by_buckets) + ["buckets"] * 2
+    looks.clear()
+    project.in_source("UPDATE item SET name = 'b', at = '2026-02-02' WHERE id = 7")
+    assert project.verify()["item"].newer == 1 + is_by_buckets
+    assert looks == ["buckets"] * 2
 
 
 def test_two_rows_that_have_swapped_their_values_are_both_named(project: Project) -> None:
