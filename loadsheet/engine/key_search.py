@@ -10,8 +10,8 @@ All of it happens in the increment's own snapshot, before its rows are copied:
                           only in the source, though the last load must have left it: missing
     gone keys, by their values           none may be there
 
-Ranges are for integer keys in an index that can answer alone. Other keys are compared in buckets of
-their hashes, over which new keys are spread: so the increment's keys are copied into a temporary
+Ranges are for integer keys in an index that can answer alone. Other keys are compared by the sum of
+their hashes, then in buckets of them, over which new keys are spread: so the increment's keys are copied into a temporary
 table of the warehouse first, and count as the target's.
 
 Rows that are missing (a key that was updated in place, a row that was deleted in the warehouse) are
