@@ -2,8 +2,9 @@
 
 A row that was written after the last load is newer, not different. Two things show that a row is
 older. Its transaction: what an open snapshot did not see has an id from its oldest open transaction
-on (`ties.written_since`). And its cursor: hold-back keeps the watermark below what transactions can
-still write, so a row below it was there, or no increment will ever read it.
+on (`ties.written_since`), and a merge reads all that its snapshot sees. And its cursor: hold-back
+keeps the watermark below what transactions can still write, so a row below it was there, or no
+increment will ever read it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from __future__ import annotations
 from loadsheet.postgres import Session
 from loadsheet.source import identity, ties
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.rows import LOOKBACK, Last
+from loadsheet.source.rows import INTERVAL_TRANSACTION, LOOKBACK, OLDEST_TRANSACTION, Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import intervals
+from loadsheet.warehouse.drift import KEY
 from loadsheet.warehouse.scope import Scope
+
+_NO_KEY = "[]"
+"""What an append records as its key."""
 
 
 def settled_rows(
@@ -29,18 +34,19 @@ def settled_rows(
     if new_leaves and not source.is_table:
         return "FALSE"
     look = ties.look(session, source, source.columns[0].name)
-    written_since = look.written_since(last.facts.get("oldest_transaction"))
-    unchanged = "FALSE" if written_since is None else f"NOT ({written_since})"
+    unchanged = _unchanged(look, last.facts.get(OLDEST_TRANSACTION))
     condition = unchanged
     spec = table.incremental
     if spec:
         cursor = Cursor(session, source, spec)
+        nulls = unchanged
         if spec.by == "data_interval":
             condition = _within_intervals(cursor, spec, scope, unchanged)
+            nulls = _unchanged(look, last.facts.get(INTERVAL_TRANSACTION))
         else:
             condition = _below_watermark(cursor, spec, last, unchanged)
         if spec.nulls == "include":
-            condition = f"{condition} OR ({cursor.sql} IS NULL AND {unchanged})"
+            condition = f"{condition} OR ({cursor.sql} IS NULL AND {nulls})"
     if new_leaves:
         # The next run reads the rows of an attached partition.
         oids = ", ".join(map(str, new_leaves))
@@ -66,6 +72,13 @@ def quickly_unsettled(table: Table, source: SourceTable, last: Last, settled: st
     return " OR ".join(conditions)
 
 
+def _unchanged(look: ties.Ties, oldest: str | None) -> str:
+    """SQL condition on the rows that were written before the snapshot whose oldest open transaction
+    was `oldest`."""
+    written_since = look.written_since(oldest)
+    return "FALSE" if written_since is None else f"NOT ({written_since})"
+
+
 def _below_watermark(cursor: Cursor, spec: Incremental, last: Last, unchanged: str) -> str:
     # Without a record of where the rows begin, nothing shows which of them were left out.
     if last.watermark is None or last.start is None:
@@ -74,8 +87,11 @@ def _below_watermark(cursor: Cursor, spec: Incremental, last: Last, unchanged: s
     # The watermark's own value and a lookback are read again, so rows there may be newer.
     lookbacks = (spec.lookback, last.facts.get(LOOKBACK))
     bounds = [cursor.before(watermark, lookback) for lookback in lookbacks]
-    settled = f"{cursor.sql} < least({', '.join(bounds)})"
-    condition = f"({settled} OR {cursor.sql} <= {watermark} AND {unchanged})"
+    # An append stops at the watermark. A merge reads all visible rows above it, also those with a
+    # cursor from the future, which no watermark will ever pass.
+    was_merged = last.facts.get(KEY, _NO_KEY) != _NO_KEY
+    seen = f"{cursor.sql} IS NOT NULL" if was_merged else f"{cursor.sql} <= {watermark}"
+    condition = f"({cursor.sql} < least({', '.join(bounds)}) OR {seen} AND {unchanged})"
     if last.start:
         condition += f" AND {cursor.sql} >= {typed(last.start, cursor.type)}"
     return condition

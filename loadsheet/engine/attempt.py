@@ -214,17 +214,20 @@ class Attempt:
                 self._fenced = self.warehouse.use(self._take_fence)
         return self._fenced
 
-    def record_unchanged(self, checked_at: str | None, gone_rows: int) -> None:
+    def record_unchanged(
+        self, checked_at: str | None, gone_rows: int, again: fence.SeenAgain | None
+    ) -> None:
         """Record that there is nothing to load, although the whole table was compared with what its
         last load has left. `checked_at` is when deleted rows were searched for, by the source's
-        clock, and `gone_rows` how many were found. Raises Overtaken when that load is no longer the
+        clock, and `gone_rows` how many were found; `again` is the source's table, where its rows
+        were written again with the same values. Raises Overtaken when that load is no longer the
         last."""
         # Parts that turned out to hold nothing new have taken the fence.
         fenced = self._fenced.fence if self._fenced else self.seen.fence
         name, table = self.pipeline.name, self.table.name
         self.warehouse.use(
             lambda session: fence.record_unchanged(
-                session, name, table, self.target, self.seen, fenced, checked_at, gone_rows
+                session, name, table, self.target, self.seen, fenced, checked_at, gone_rows, again
             )
         )
 

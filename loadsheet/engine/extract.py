@@ -37,14 +37,15 @@ from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, nothing_new_since, skipped
 from loadsheet.pinned import PINNED, PinnedSession
-from loadsheet.source import catalog, fitness, holdback, identity, selection
-from loadsheet.source.rows import Last, Selection
+from loadsheet.source import catalog, fitness, holdback, identity, selection, ties
+from loadsheet.source.rows import OLDEST_TRANSACTION, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import adopt, current, intervals, ledger
 from loadsheet.warehouse.drift import KEY
+from loadsheet.warehouse.fence import SeenAgain
 from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
 
@@ -304,19 +305,20 @@ def _read_and_seal(
                 early.expect(described, rows, layout.format)
             upload = read_and_store(source, described, rows, store)
             early.expect_no_first()
+        rewritten = _seen_again(attempt, source, described, upload, origin)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
     if not found.is_news and news.is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
-        if attempt.interval_of(rows):
+        if rewritten or attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
         if found.checked_at or (
             rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
         ):
             # The whole table, or each of its keys, is as the last load left it.
-            attempt.record_unchanged(found.checked_at, found.gone_rows)
+            attempt.record_unchanged(found.checked_at, found.gone_rows, rewritten)
         return None
     if attempt.only_looks:
         upload.abandon()
@@ -340,6 +342,27 @@ def _read_and_seal(
         },
     )
     return manifest
+
+
+def _seen_again(
+    attempt: Attempt,
+    source: PinnedSession,
+    described: SourceTable,
+    upload: Upload,
+    origin: dict[str, str],
+) -> SeenAgain | None:
+    """What is to be recorded of a table that was copied whole and has the content of its last load:
+    which transactions have written its rows now. None where they are those of then, and for what is
+    news. Without it, a row that is damaged in the target later would pass for a newer one."""
+    if upload.content_sha256 is None or upload.content_sha256 != attempt.seen.content_sha256:
+        return None
+    last = attempt.seen.source or {}
+    look = ties.look(source, described, described.columns[0].name)
+    written_since = look.written_since(last.get(OLDEST_TRANSACTION)) or "FALSE"
+    rows = Selection(action="replace", where=written_since)
+    if not identity.is_another(last, origin) and not has_rows(source, described, rows):
+        return None
+    return SeenAgain(oid=described.oid, facts=origin)
 
 
 def _read_little(

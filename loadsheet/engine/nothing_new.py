@@ -28,7 +28,7 @@ from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
 from loadsheet.redact import summary
 from loadsheet.source import holdback, identity, nothing_new, selection, stream
-from loadsheet.source.rows import INITIAL_VALUE
+from loadsheet.source.rows import INITIAL_VALUE, OLDEST_TRANSACTION
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import rows_of, select_columns
@@ -61,7 +61,7 @@ def find_nothing_new(
             servers.warehouse() as warehouse,
         ):
             for quiet in quiet_tables(pipeline, tables, source, warehouse):
-                recorded = _recorded(pipeline, quiet, warehouse)
+                recorded = _recorded(pipeline, quiet, source, warehouse)
                 found |= {one.table.name: one.outcome for one in recorded}
     except (LoadsheetError, psycopg.Error) as error:
         _log.info("the other tables' own steps look for news: %s", summary(error))
@@ -102,6 +102,9 @@ class Quiet:
     """The open transaction that would hold the watermark back; empty: none would."""
     read_at: str
     """The source's clock when it was looked at; empty where its age does not matter."""
+    again: fence.SeenAgain | None = None
+    """What is recorded of a table that is copied whole, and whose rows were written again with the
+    same values."""
 
     @property
     def outcome(self) -> Outcome:
@@ -237,7 +240,27 @@ def _with_same_content(
             continue
         if _content(source, one.source, layouts[one.table.name]) == one.scope.content_sha256:
             found.append(one)
-    return found
+    return _with_facts(source, found)
+
+
+def _with_facts(source: PinnedSession, found: Sequence[Quiet]) -> list[Quiet]:
+    """These tables, with what is to be recorded where rows were written again, or by another
+    server."""
+    if not found:
+        return []
+    facts = identity.see(source).facts
+    tables = []
+    for one in found:
+        tables.append((one.source, (one.scope.source or {}).get(OLDEST_TRANSACTION)))
+    written = nothing_new.written_again(source, tables)
+    with_facts = []
+    for one in found:
+        again = None
+        if one.source.oid in written or identity.is_another(one.scope.source or {}, facts):
+            its_facts = {**facts, **identity.table_facts(one.source)}
+            again = fence.SeenAgain(oid=one.source.oid, facts=its_facts)
+        with_facts.append(replace(one, again=again))
+    return with_facts
 
 
 def _content(source: PinnedSession, table: SourceTable, layout: Layout) -> str:
@@ -250,17 +273,22 @@ def _content(source: PinnedSession, table: SourceTable, layout: Layout) -> str:
     return content_sha256([content])
 
 
-def _recorded(pipeline: Pipeline, quiet: Sequence[Quiet], warehouse: Session) -> list[Quiet]:
+def _recorded(
+    pipeline: Pipeline, quiet: Sequence[Quiet], source: PinnedSession, warehouse: Session
+) -> list[Quiet]:
     """Record what each table's own step would: that it works, and that nothing that was read
     earlier may replace what has been compared now. Those that another run has changed meanwhile are
     left to their step."""
     if not quiet:
         return []
-    whole = {
-        _target(pipeline, one.table): one.scope for one in quiet if one.table.incremental is None
-    }
+    whole = {_target(pipeline, one.table): one for one in quiet if one.table.incremental is None}
+    scopes = {target: one.scope for target, one in whole.items()}
+    again = {target: one.again for target, one in whole.items() if one.again}
+    for one in list(again.values())[:1]:
+        identity.wait_until_durable(source, one.facts)
     with warehouse.transaction():
-        changed = whole.keys() - fence.overtake_unchanged(warehouse, pipeline.name, whole)
+        still_whole = fence.overtake_unchanged(warehouse, pipeline.name, scopes, again)
+        changed = scopes.keys() - still_whole
         still = [one for one in quiet if _target(pipeline, one.table) not in changed]
         targets = [_target(pipeline, one.table) for one in still]
         ledger.clear_failures(warehouse, pipeline.name, "table", targets)

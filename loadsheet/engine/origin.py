@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from loadsheet.engine.attempt import Attempt
+from loadsheet.plan.gaps import is_read_by_interval
 from loadsheet.postgres import Session
 from loadsheet.source import identity
-from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Selection
+from loadsheet.source.rows import (
+    INTERVAL_CURSOR,
+    INTERVAL_TRANSACTION,
+    OLDEST_TRANSACTION,
+    SEEN_FACTS,
+    WATERMARK_FACTS,
+    Selection,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.warehouse import foreign_rows
 
@@ -42,12 +50,13 @@ def identify_source(
     last = attempt.seen.source or {}
     changes += identity.table_changes(described, attempt.seen.source_oid, last, facts)
     origin |= facts
+    if is_read_by_interval(attempt.table) and OLDEST_TRANSACTION in origin:
+        origin[INTERVAL_TRANSACTION] = origin[OLDEST_TRANSACTION]
     if rows.action != "replace" and not rows.moves_watermark:
-        # An interval does not read all rows of new leaves, for example: the watermark's next
-        # run does.
-        for name in WATERMARK_FACTS:
+        for name in _kept_facts(attempt):
             origin.pop(name, None)
-            if name in last:
+            # Another server numbers its transactions in its own way.
+            if name in last and not (changes and name == OLDEST_TRANSACTION):
                 origin[name] = last[name]
         # A person may ask for an interval of a table that has a watermark now.
         if INTERVAL_CURSOR not in origin and attempt.last:
@@ -67,3 +76,15 @@ def identify_source(
             identity.refuse_behind(described, changes, difference.lags)
         attempt.accepted = ", ".join(changes)
     return origin
+
+
+def _kept_facts(attempt: Attempt) -> tuple[str, ...]:
+    """What a load that leaves the watermark as it is leaves of the facts of the last one, because
+    it does not read all that is new: of new leaves, for example, an interval reads some rows, and
+    the watermark's next run all of them."""
+    if attempt.repairs:
+        return (*WATERMARK_FACTS, INTERVAL_TRANSACTION)
+    if attempt.table.incremental is None:
+        # Each load reads all rows.
+        return tuple(name for name in WATERMARK_FACTS if name not in SEEN_FACTS)
+    return WATERMARK_FACTS

@@ -156,7 +156,13 @@ def _in_snapshot(now: Identity, before: Identity) -> Identity:
     return before
 
 
-def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
+def is_another(last: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether the facts of now are of another server, timeline or database than those of the last
+    load."""
+    return bool(_changes(last, now))
+
+
+def wait_until_durable(session: psycopg.Connection[Any], found: Mapping[str, str]) -> None:
     """Return when a crash of the source can no longer take back what was visible at the WAL
     position that `observe` has `found`. Call it outside of a transaction.
 

@@ -19,7 +19,14 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.source import catalog, defaults, holdback, identity, selection, sequences, zones
 from loadsheet.source.origins import Place as ColumnPlace
-from loadsheet.source.rows import INITIAL_VALUE, LOOKBACK, WATERMARK_PLACE, Last, Place
+from loadsheet.source.rows import (
+    INITIAL_VALUE,
+    LOOKBACK,
+    OLDEST_TRANSACTION,
+    WATERMARK_PLACE,
+    Last,
+    Place,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.source.ties import Ties
 from loadsheet.source.window import since
@@ -151,6 +158,21 @@ def small(session: Session, oids: Sequence[int]) -> set[int]:
     return {oid for (oid,) in session.execute(_SMALL, (list(oids), MOST_BYTES))}
 
 
+def written_again(session: Session, tables: Sequence[tuple[SourceTable, str | None]]) -> set[int]:
+    """Of these plain tables, those with a row that was written since the snapshot whose oldest open
+    transaction is given with each; by their oids."""
+    if not tables:
+        return set()
+    newest = _next_transaction(session)
+    tests = []
+    for table, oldest in tables:
+        since_then = _written_since(newest, oldest)
+        tests.append(
+            f"SELECT {table.oid} WHERE EXISTS (SELECT FROM {table.relation.sql} WHERE {since_then})"
+        )
+    return {oid for (oid,) in session.execute(" UNION ALL ".join(tests).encode())}
+
+
 def searched_quickly(session: Session, cursors: Sequence[ColumnPlace]) -> set[int]:
     """Of these columns of plain tables, those whose highest values are found in a moment: by an
     index, or because the table is small. By the table's oid."""
@@ -175,9 +197,8 @@ def without_new_rows(
     if holder:
         # Where the extraction waits for a transaction, there may be rows when it has ended.
         reads = [read for read in reads if read.is_by_time]
-    row = session.execute(_NEXT_TRANSACTION).fetchone()
-    assert row
-    wheres = [_where(read, row[0]) for read in reads]
+    newest = _next_transaction(session)
+    wheres = [_where(read, newest) for read in reads]
     tests = []
     for number, (read, where) in enumerate(zip(reads, wheres, strict=True)):
         tests.append(f"SELECT {number} WHERE {_test(read, where)}")
@@ -272,11 +293,22 @@ def _in_order(session: Session, reads: list[Read]) -> list[Read]:
 def _where(read: Read, next_transaction: int) -> str:
     """SQL for the rows above the watermark, those with its value that were written since, and those
     without a value that the spec includes."""
-    ties = Ties(are_possible=True, newest_transaction=next_transaction, have_writers=True)
-    written_since = ties.written_since(read.last.facts.get("oldest_transaction"))
+    written_since = _written_since(next_transaction, read.last.facts.get(OLDEST_TRANSACTION))
     cursor = ident(read.spec.cursor)
-    above = since(cursor, read.watermark, written_since or "TRUE")
+    above = since(cursor, read.watermark, written_since)
     return f"({above} OR {cursor} IS NULL)" if read.spec.nulls == "include" else above
+
+
+def _next_transaction(session: Session) -> int:
+    row = session.execute(_NEXT_TRANSACTION).fetchone()
+    assert row
+    return int(row[0])
+
+
+def _written_since(next_transaction: int, oldest: str | None) -> str:
+    """SQL condition on the rows of a plain table that were written since."""
+    ties = Ties(are_possible=True, newest_transaction=next_transaction, have_writers=True)
+    return ties.written_since(oldest) or "TRUE"
 
 
 def _test(read: Read, where: str) -> str:

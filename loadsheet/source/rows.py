@@ -14,8 +14,15 @@ WATERMARK_PLACE = "watermark_place"
 """The fact that tells the Place of the watermark's column."""
 LOOKBACK = "lookback"
 """The fact that tells how far below the watermark rows may still come."""
-WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE, LOOKBACK)
+OLDEST_TRANSACTION = "oldest_transaction"
+"""The fact that tells the oldest transaction that was open when rows were read."""
+SEEN_FACTS = ("leaves", OLDEST_TRANSACTION)
+"""Facts of a load that tell which rows it has seen."""
+WATERMARK_FACTS = (*SEEN_FACTS, "ties", INITIAL_VALUE, UNIQUE, LOOKBACK)
 """Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
+INTERVAL_TRANSACTION = "interval_transaction"
+"""The fact that tells the oldest transaction that was open when an interval was last read, and with
+it the rows without a cursor."""
 INTERVAL_CURSOR = "interval_cursor"
 """The fact that names the column by which the recorded intervals were read."""
 INTERVAL_PLACE = "interval_place"

@@ -93,6 +93,14 @@ _RECORD_CHECK = """
 UPDATE loadsheet.scope SET deletes_checked_at = %s, deletes_removed = %s
 WHERE pipeline = %s AND table_name = %s AND target = %s
 """
+# Rows that were written again with the same values belong to other transactions now.
+_SEEN_AGAIN = """
+UPDATE loadsheet.scope s SET source_oid = seen.oid, source = s.source || seen.facts
+FROM unnest(
+    CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS oid[]), CAST(%s AS jsonb[])
+) AS seen (table_name, target, oid, facts)
+WHERE s.pipeline = %s AND s.table_name = seen.table_name AND s.target = seen.target
+"""
 # A fill reads no rows that are new, so it leaves the watermark and what belongs to it. But a source
 # that falls back behind it has lost values that were read.
 _FILLED = """
@@ -214,12 +222,24 @@ def sealed_attempt(
     return SealedAttempt(manifest=row[0], sha256=row[1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeenAgain:
+    """A table whose rows were written again, all with the values that its last load has left."""
+
+    oid: int
+    """The source's."""
+    facts: Mapping[str, str]
+    """The source's identity, and what its transactions were when the rows were read."""
+
+
 def overtake_unchanged(
-    session: Session, pipeline: str, seen: Mapping[Relation, Scope]
+    session: Session,
+    pipeline: str,
+    seen: Mapping[Relation, Scope],
+    again: Mapping[Relation, SeenAgain],
 ) -> set[Relation]:
     """Those of the targets whose scope is still what was `seen`. It stays so until the transaction
-    ends, and an extraction that was sealed before and not loaded is overtaken, as by
-    `record_unchanged`."""
+    ends, and what `record_unchanged` records is recorded of them."""
     targets = list(seen)
     scopes = [seen[target] for target in targets]
     values = (
@@ -233,7 +253,21 @@ def overtake_unchanged(
     names = {name for (name,) in session.execute(_ARE_STILL, values)}
     still = {target for target in targets if target.name in names}
     session.execute(_OVERTAKE_PENDING, (pipeline, [*names], [*map(str, still)]))
+    _record_again(session, pipeline, {name: again[name] for name in still & again.keys()})
     return still
+
+
+def _record_again(session: Session, pipeline: str, again: Mapping[Relation, SeenAgain]) -> None:
+    if not again:
+        return
+    values = (
+        [target.name for target in again],
+        [str(target) for target in again],
+        [one.oid for one in again.values()],
+        [json.dumps(dict(one.facts)) for one in again.values()],
+        pipeline,
+    )
+    session.execute(_SEEN_AGAIN, values)
 
 
 def record_unchanged(
@@ -245,10 +279,13 @@ def record_unchanged(
     fence: int,
     checked_at: str | None,
     gone_rows: int,
+    again: SeenAgain | None,
 ) -> None:
     """Record that an extraction has compared the whole table with what its last load has left, and
     there is nothing to load. `fence` is the extraction's, or what it has `seen`; `checked_at` is
-    the source's clock where it has searched for deleted rows, `gone_rows` how many it has found.
+    the source's clock where it has searched for deleted rows, `gone_rows` how many it has found;
+    `again` where rows were written again with the same values. A crash of the source must no longer
+    take back what it tells.
 
     An extraction that was sealed before and not loaded is overtaken: it is older, and a row that
     was gone then may have come back. Raises Fenced where its load has been committed meanwhile, or
@@ -261,6 +298,7 @@ def record_unchanged(
         session.execute(_OVERTAKE_PENDING, (pipeline, [table], [str(target)]))
         if checked_at:
             session.execute(_RECORD_CHECK, (checked_at, gone_rows, *names))
+        _record_again(session, pipeline, {target: again} if again else {})
 
 
 # Separate, so that a test can show what happens without it.

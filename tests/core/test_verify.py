@@ -178,6 +178,98 @@ def test_what_no_increment_will_ever_read_is_a_difference(project: Project) -> N
     assert project.verify()["item"].state == "equal"
 
 
+BY_DAY = {"incremental": {"cursor": "at", "by": "data_interval", "nulls": "include"}}
+# How a table is read, and the statements that write its rows again after the first load, so that
+# the second load has read them, or found that they are as they were.
+WRITTEN_AGAIN: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "replaced": (None, "UPDATE replaced SET name = 'again'"),
+    "rewritten": (None, "UPDATE rewritten SET name = name"),
+    "reloaded": (None, "TRUNCATE reloaded; INSERT INTO reloaded SELECT i, 'a' FROM ids i"),
+    "recreated": (
+        None,
+        "DROP TABLE recreated; CREATE TABLE recreated (LIKE replaced INCLUDING ALL)"
+        "; INSERT INTO recreated SELECT i, 'a' FROM ids i",
+    ),
+    "merged": ({"mode": "merge"}, "UPDATE merged SET name = 'again'"),
+    "unchanged": ({"mode": "merge", "deletes": "soft"}, "UPDATE unchanged SET name = name"),
+    "parts": (
+        {"mode": "merge"},
+        "CREATE TABLE part_2 PARTITION OF parts DEFAULT;"
+        "INSERT INTO parts SELECT 100 + i, 'a' FROM ids i; UPDATE parts SET name = 'again'",
+    ),
+    "future": ({"incremental": "at"}, "UPDATE future SET at = 'infinity', name = 'again'"),
+    "by_day": (BY_DAY, "UPDATE by_day SET name = 'again'"),
+}
+PLAIN = "CREATE TABLE {} (id int PRIMARY KEY, name text, at timestamptz)"
+
+
+def test_damage_is_found_in_rows_that_the_last_load_has_seen_however_they_are_read(
+    project: Project,
+) -> None:
+    """A row of a transaction that was open meanwhile is newer all the same."""
+    project.in_source("CREATE VIEW ids AS SELECT i FROM generate_series(1, 20) i")
+    for name in WRITTEN_AGAIN:
+        if name == "parts":
+            project.in_source(
+                PLAIN.format(name) + " PARTITION BY RANGE (id);"
+                "CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (100)"
+            )
+        else:
+            project.in_source(PLAIN.format(name))
+        project.in_source(f"INSERT INTO {name} SELECT i, 'a' FROM ids i")
+    project.in_source("UPDATE future SET at = clock_timestamp()")
+    tables = {name: table for name, (table, _) in WRITTEN_AGAIN.items()}
+    project.spec(tables, schedule="@daily", start_date="2026-01-01")
+    days = [f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2, 3)]
+    project.succeed(interval_start=days[0], interval_end=days[1])
+    for _, statements in WRITTEN_AGAIN.values():
+        project.in_source(statements)
+    with psycopg.connect(project.source) as late:
+        for name in WRITTEN_AGAIN:
+            late.execute(f"INSERT INTO {name} VALUES (50, 'late', 'infinity')")
+        late.execute("UPDATE by_day SET at = NULL WHERE id = 50")
+        project.succeed(interval_start=days[1], interval_end=days[2])
+    for verdict in project.verify().values():
+        assert (verdict.state, verdict.newer) == ("equal", 1), verdict
+    for name in WRITTEN_AGAIN:
+        project.in_warehouse(f"DELETE FROM staging.{name} WHERE id = 3")
+        project.in_warehouse(f"UPDATE staging.{name} SET name = 'wrong' WHERE id = 4")
+    for verdict in project.verify().values():
+        assert (verdict.newer, counts(verdict)) == (1, {"missing": 1, "different": 1}), verdict
+    # The control: by what the first load has recorded, these rows seem to be newer.
+    project.in_warehouse(
+        "UPDATE loadsheet.scope SET source = source - 'oldest_transaction' - 'interval_transaction'"
+    )
+    assert not any(counts(verdict) for verdict in project.verify().values())
+
+
+def test_a_replaced_table_is_compared_after_a_failover_without_news(project: Project) -> None:
+    """Where it is one of many tables that are looked at together, and where it is not."""
+    names = ["one", "two", "three", "own"]
+    for name in names:
+        project.in_source(PLAIN.format(name) + f"; INSERT INTO {name} VALUES (1, 'a')")
+    tables: dict[str, Any] = dict.fromkeys(names)
+    project.spec(tables | {"own": {"mode": "merge", "deletes": "soft"}})
+    project.succeed()
+    recorded = project.in_warehouse("SELECT source FROM loadsheet.scope ORDER BY table_name")
+    project.in_source("CREATE TABLE another (id int)")
+    assert project.succeed()["extract.extract_own"] == "skipped"
+    # What is known is not written again.
+    after = project.in_warehouse("SELECT source FROM loadsheet.scope ORDER BY table_name")
+    assert after == recorded
+    other = 'UPDATE loadsheet.scope SET source = source || \'{"timeline": "7"}\''
+    project.in_warehouse(other + " WHERE table_name <> 'own'")
+    found = project.verify()
+    assert [found[name].state for name in names] == ["not compared"] * 3 + ["equal"]
+    assert "timeline 7 -> 1" in found["one"].why
+    assert set(project.succeed().values()) == {"done", "skipped"}
+    assert {verdict.state for verdict in project.verify().values()} == {"equal"}
+    project.spec(dict.fromkeys(names[:2]))
+    project.in_warehouse(other)
+    project.succeed()
+    assert {verdict.state for verdict in project.verify().values()} == {"equal"}
+
+
 def test_a_lookback_s_rows_are_read_again_and_so_no_differences_yet(project: Project) -> None:
     project.in_source(CREATE)
     project.spec({"item": {"incremental": {"cursor": "at", "lookback": "1h"}}})
