@@ -41,6 +41,9 @@ class RunRequest:
     repair: frozenset[str] = frozenset()
     """Tables of which the run reads only the rows that differ from the source, wherever they are;
     their watermarks stay."""
+    is_repair: bool = False
+    """Whether the run mends what `loadsheet verify` has found, and is none of the schedule's or of
+    a person's: what needs a run's interval waits for one of those."""
     accept_source: bool = False
     """Whether to continue from the watermark although the source was restored or failed over: the
     user knows that it has lost nothing."""

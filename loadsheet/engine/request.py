@@ -173,6 +173,7 @@ def repair_request(
         run_id=_run_id("repair"),
         only=frozenset(rows_of | whole),
         repair=frozenset(rows_of),
+        is_repair=True,
         full_refresh=_with_fed_transforms(pipeline, frozenset(whole | marts)),
     )
 

@@ -11,6 +11,7 @@ from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import Session
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.params import uses_interval
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, ledger, mart, tables
 from loadsheet.warehouse.parameters import must_hold_inputs
@@ -20,12 +21,15 @@ def transform(
     pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
 ) -> Outcome:
     """Build the transform's table or view, or run its script; skipped when nothing it reads has
-    changed, or when an input was never loaded.
+    changed, when an input was never loaded, and by a repair when it needs a run's interval.
 
     The ledger decides, not the upstream tasks: a transform that failed is still due when its inputs
     are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a
     retry cannot solve.
     """
+    if request.is_repair and uses_interval(spec.sql):
+        # NULL in the place of its bounds would empty the mart. It stays due.
+        return skipped("left to the next run: its SQL reads the run's interval, a repair has none")
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)

@@ -56,6 +56,11 @@ def uses_since_load(sql: str) -> bool:
     return any(name == "since_load" for name, _ in placeholders(sql))
 
 
+def uses_interval(sql: str) -> bool:
+    """Whether what `sql` reads depends on the run's interval."""
+    return any(name in ("interval_start", "interval_end") for name, _ in placeholders(sql))
+
+
 def uses_until_load(sql: str) -> bool:
     """Whether `sql` leaves out what is loaded while it runs, by `:until_load`."""
     return any(name == "until_load" for name, _ in placeholders(sql))

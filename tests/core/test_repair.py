@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -413,6 +414,54 @@ def test_rows_that_are_gone_are_marked_where_deletes_are_soft(project: Project) 
     project.in_source("INSERT INTO item SELECT * FROM kept")
     repaired(project, "item")
     assert project.in_warehouse(marked) == [(29,)]
+
+
+OF_A_DAY = "SELECT id, name FROM visit WHERE at >= :interval_start AND at < :interval_end"
+OF_DAYS = {
+    "as_table": OF_A_DAY,
+    "as_merge": (OF_A_DAY, {"materialized": "merge", "unique_key": "id"}),
+    "as_view": (OF_A_DAY, {"materialized": "view"}),
+    "as_script": (
+        f"TRUNCATE staging.days; INSERT INTO staging.days {OF_A_DAY}",
+        {"materialized": "script"},
+    ),
+}
+
+
+def test_a_mart_of_the_run_s_interval_waits_for_a_run_that_has_one(project: Project) -> None:
+    """The negative control builds it with NULL in the place of the bounds, and so without rows."""
+    project.in_source(
+        "CREATE TABLE visit (id int PRIMARY KEY, name text, at timestamptz); INSERT INTO visit"
+        " SELECT i, 'a', '2026-01-01'::timestamptz + i * interval '1 h'"
+        " FROM generate_series(0, 47) i"
+    )
+    by_day = {"visit": {"incremental": {"cursor": "at", "by": "data_interval"}}}
+    project.spec(by_day, schedule="@daily", start_date="2026-01-01")
+    day = {
+        "interval_start": "2026-01-01T00:00:00+00:00",
+        "interval_end": "2026-01-02T00:00:00+00:00",
+    }
+    project.succeed(**day)
+    project.as_loader("CREATE TABLE staging.days (id int, name text)")
+    project.spec(by_day, OF_DAYS, schedule="@daily", start_date="2026-01-01")
+    project.succeed(**day)
+    project.in_warehouse("UPDATE staging.visit SET name = 'wrong'")
+    counted = " UNION ALL ".join(
+        f"SELECT count(*), min(name) FROM {table}"
+        for table in ("mart.as_table", "mart.as_merge", "mart.as_view", "staging.days")
+    )
+    done = project.cli("verify", "shop", "visit", "--repair")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left to the next run" in done.stdout
+    assert project.in_warehouse(counted) == [(24, "a")] * 4
+    states = project.succeed(**day)
+    assert {states[f"transform.transform_{name}"] for name in OF_DAYS} == {"done"}
+    assert project.in_warehouse(counted) == [(24, "a")] * 4
+    project.in_warehouse("UPDATE staging.visit SET name = 'wrong'")
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    request = repair_request(pipeline, rows_of={"visit"}, whole=set(), marts=set())
+    run_pipeline(pipeline, replace(request, is_repair=False), project.connections)
+    assert project.in_warehouse(counted) == [(0, None)] * 4
 
 
 def test_the_command_removes_rows_that_verify_cannot_prove_to_be_extra(project: Project) -> None:
