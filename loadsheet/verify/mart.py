@@ -43,6 +43,8 @@ _WHY_NOT = {
     "view": "a view stores no rows: it shows what its SELECT returns",
     "script": "a script is not compared: nothing shows which rows it should have written",
 }
+# Those that a build explains as the SQL's own.
+_FAILURES_OF_A_SELECT = (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError)
 # Each run gives these another value.
 _OF_A_RUN = {"run_id", "interval_start", "interval_end"}
 _IS_WRITTEN_BY_US = """
@@ -97,7 +99,10 @@ def verify_mart(
         verdict.state = "not compared"
         verdict.why = str(error)
         verdict.takes_since = not isinstance(error, SinceUnfit)
-    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        verdict.state = "not compared"
+        verdict.why = f"its SELECT writes, which a comparison does not: {message(error)}"
+    except _FAILURES_OF_A_SELECT as error:
         verdict.state = "not compared"
         verdict.why = f"its SELECT fails: {message(error)} (SQLSTATE {error.sqlstate})"
     return verdict
@@ -132,6 +137,8 @@ def _compare(
     select = Query(_without_semicolon(bound))
     pairs = []
     in_mart = tables.columns_of(warehouse, target)
+    # A SELECT shows of a domain only the type below it.
+    in_mart |= tables.domains_of(warehouse, target)
     for name, type_name in _columns_of(warehouse, select).items():
         is_lost = name not in in_mart
         if (is_lost and name not in transform.unique_key) or in_mart.get(name) == type_name:
