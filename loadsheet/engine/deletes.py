@@ -68,7 +68,9 @@ class Found:
     gone_rows: int = 0
     """How many are gone, also for a report."""
     missing: list[list[str]] = field(default_factory=list)
-    """The keys of rows that the target must have, and has not."""
+    """The keys of rows that the target must have, and has not: an increment reads them."""
+    lacks_rows: bool = False
+    """The target lacks rows of a table that is read whole, though its content may be as before."""
     may_have_moved: list[list[str]] = field(default_factory=list)
     """The keys of rows that may have had another key, and have that of a deleted row now."""
     lacks_objects: bool = False
@@ -81,7 +83,7 @@ class Found:
     @property
     def is_news(self) -> bool:
         """Whether there is something to load, also without any row."""
-        return bool(self.gone.count) or self.lacks_objects
+        return bool(self.gone.count) or self.lacks_rows or self.lacks_objects
 
 
 def refuse_unfit(table: Table, described: SourceTable) -> None:

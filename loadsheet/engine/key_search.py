@@ -313,7 +313,7 @@ class _Search:
         """The keys that are on one side only. Raises Refused where too many are gone."""
         found = Found()
         rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
-        most = int(rows * self.deletes.max_delete)
+        most = gone.most_of(rows, self.deletes.max_delete)
         is_report = self.deletes.action == "report"
         missing_rows = 0
         for one in compare.differing_rows(sides, buckets):
@@ -323,7 +323,9 @@ class _Search:
                 found.gone_rows += 1
                 if not is_report and found.gone_rows <= most:
                     found.gone.add(key)
-            elif one.kind == "missing" and self.rows.where:
+            elif one.kind == "missing" and not self.rows.where:
+                found.lacks_rows = True
+            elif one.kind == "missing":
                 missing_rows += 1
                 if missing_rows <= _MOST_MISSING:
                     found.missing.append(json.loads(key))
@@ -378,10 +380,11 @@ class _Search:
     def _remark(self, found: Found, missing_rows: int) -> None:
         if found.gone_rows:
             is_report = self.deletes.action == "report"
-            stay = ", and stay in the target (deletes: report)" if is_report else ""
-            found.remarks.append(
-                f"{counted(found.gone_rows, 'row is', 'rows are')} gone from the source{stay}"
-            )
+            remark = f"{counted(found.gone_rows, 'row is', 'rows are')} gone from the source"
+            if is_report:
+                stays = "stays" if found.gone_rows == 1 else "stay"
+                remark += f", and {stays} in the target (deletes: report)"
+            found.remarks.append(remark)
         if self.may_have_moved_more:
             found.remarks.append(
                 f"more than {counted(_MOST_TURNS, 'row')} have taken each other's keys; to read the"

@@ -111,7 +111,7 @@ def _compare(
         _refuse_lost(target, sides.target, warehouse)
         totals = compare.by_buckets(sides)
         # More are refused below.
-        most = int(totals.target_rows * removing.max_delete) if removing else 0
+        most = gone.most_of(totals.target_rows, removing.max_delete) if removing else 0
         wanted = _Wanted()
         keys_gone = Keys()
         extra = 0

@@ -8,6 +8,7 @@ rows: the fence, the hashes and the ledger hold for both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from loadsheet.errors import Refused, Superseded
@@ -97,13 +98,20 @@ def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> N
         )
 
 
+def most_of(rows: int, max_delete: float) -> int:
+    """How many of `rows` the share `max_delete` is, as it is written: 0.29 of 100 is 29, though the
+    product of the two floats is less."""
+    return int(Decimal(str(max_delete)) * rows)
+
+
 def refuse_many(target: Relation, gone: int, rows: int, max_delete: float, pipeline: str) -> None:
     """Raises Refused when `gone` of the target's `rows` are more than the share `max_delete`."""
-    if gone <= rows * max_delete:
+    if gone <= most_of(rows, max_delete):
         return
+    is_or_are = "is" if gone == 1 else "are"
     raise Refused(
-        f"{gone:,} of the {counted(rows, 'row')} of {target} are gone from the source, more than"
-        f" deletes.max_delete {max_delete:g} allows; nothing was loaded or deleted. Check the"
+        f"{gone:,} of the {counted(rows, 'row')} of {target} {is_or_are} gone from the source, more"
+        f" than deletes.max_delete {max_delete:g} allows; nothing was loaded or deleted. Check the"
         " source. If the rows are meant to be gone, raise max_delete, or read the table again:"
         f" `loadsheet run {pipeline} --tables {target.name} --full-refresh` (Airflow: full_refresh"
         " in the trigger form)"

@@ -42,11 +42,13 @@ SELECT sql_sha256, seen_load FROM loadsheet.transform_run
 WHERE pipeline = %s AND transform = %s AND target = %s ORDER BY run_no DESC LIMIT 1
 """
 # Loads and builds of the inputs that changed something after `since`, whether one of them may have
-# removed unknown rows, and the inputs that have lost rows by their keys. `plan` also reads ledgers
-# before version 7, which lack the column `gone`.
+# removed unknown rows, the inputs that have lost rows by their keys, and whether rows were marked
+# as deleted: their keys are in no table of tombstones, though there may be one from an earlier
+# setting of `deletes`. `plan` also reads ledgers before version 7, which lack the column `gone`.
 _CHANGES = """
 SELECT count(*), coalesce(bool_or(replaced OR deleted > gone), false),
-    coalesce(array_agg(DISTINCT target) FILTER (WHERE gone > 0), '{}')
+    coalesce(array_agg(DISTINCT target) FILTER (WHERE gone > 0), '{}'),
+    coalesce(bool_or(gone > deleted), false)
 FROM (
     SELECT load_no AS number, target, inserted, updated, deleted,
         coalesce(CAST(to_jsonb(load) ->> 'gone' AS bigint), 0) AS gone,
@@ -141,14 +143,14 @@ def decide_build(
         return _in_full("its table is gone")
     names = [str(relation) for relation in inputs]
     row = session.execute(_CHANGES, {"inputs": names, "since": seen}).fetchone()
-    changes, may_have_removed, gone = row or (0, False, [])
+    changes, may_have_removed, gone, has_marked = row or (0, False, [], False)
     if not changes:
         return None
     # Rows that are gone from an input cannot be found by the loads after `seen`.
     if may_have_removed:
         return _in_full("inputs were rebuilt")
     by_key = mart_deletes.follow(session, pipeline, transform, gone) if gone else []
-    if by_key is None:
+    if by_key is None or has_marked:
         return _in_full("rows of its inputs are gone")
     return BuildDecision(full=False, since_load=seen, reason="new rows", gone=tuple(by_key))
 

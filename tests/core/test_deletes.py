@@ -14,7 +14,9 @@ from loadsheet.engine.again import extract_step, load_step
 from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.source import catalog
-from loadsheet.warehouse import fence
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import fence, gone
+from loadsheet.warehouse import mart as mart_module
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -227,11 +229,14 @@ def test_a_longer_chain_of_keys_than_is_followed_is_said(
         assert bool(judge(project, "item")) is said
 
 
-def test_a_row_that_was_lost_in_the_warehouse_comes_back(project: Project) -> None:
-    opened(project)
+@pytest.mark.parametrize("by", ["increments", "whole"])
+def test_a_row_that_was_lost_in_the_warehouse_comes_back(project: Project, by: str) -> None:
+    """Also where the source's rows are those of the last load, which is no news by itself."""
+    opened(project, **({} if by == "increments" else {"mode": "merge", "incremental": None}))
     project.in_warehouse("DELETE FROM staging.item WHERE id IN (4, 5)")
     project.succeed()
     assert not judge(project, "item")
+    assert project.succeed()["extract.extract_item"] == "skipped"
 
 
 def test_rows_outside_what_is_loaded_are_neither_lost_nor_gone(project: Project) -> None:
@@ -275,11 +280,40 @@ def test_more_than_max_delete_stops_and_changes_nothing(project: Project, gone: 
     assert not judge(project, "item")
 
 
+# Rows, how many of them are deleted, the share as it is written, and whether that is allowed.
+SHARES = [
+    (100, 29, 0.29, True),  # the product of the two floats is 28.999999999999996
+    (100, 30, 0.29, False),
+    (1000, 7, 0.007, True),
+    (10, 1, 0.1, True),
+    (3, 1, 0.1, False),
+    (3, 1, 0.34, True),
+    (3, 3, 1, True),
+    (3, 1, 0, False),
+]
+
+
+@pytest.mark.parametrize(("rows", "deleted", "share", "allowed"), SHARES)
+def test_max_delete_is_the_share_as_it_is_written(
+    rows: int, deleted: int, share: float, allowed: bool
+) -> None:
+    target = Relation("staging", "item")
+    assert (deleted <= gone.most_of(rows, share)) is allowed
+    if allowed:
+        return gone.refuse_many(target, deleted, rows, share, "shop")
+    verb = "is" if deleted == 1 else "are"
+    with pytest.raises(Refused, match=f"{deleted} of the {rows} rows of staging.item {verb} gone"):
+        gone.refuse_many(target, deleted, rows, share, "shop")
+
+
 def test_report_counts_and_deletes_nothing(project: Project) -> None:
     opened(project, deletes="report")
     project.in_source("DELETE FROM item WHERE id <= 500")
     assert "500 rows are gone from the source, and stay" in message(project)
     assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1000,)]
+    project.succeed(full_refresh="all")
+    project.in_source("DELETE FROM item WHERE id = 501")
+    assert "1 row is gone from the source, and stays in the target" in message(project)
 
 
 def test_every_says_how_often_to_look(project: Project) -> None:
@@ -619,17 +653,44 @@ def test_marts_follow_rows_that_are_gone_by_key_or_are_built_in_full(project: Pr
     assert project.in_warehouse(counts["plain"]) == [(988,)]
 
 
+# There may be no such column.
+LIVE_ROWS = (
+    "SELECT id FROM staging.item i WHERE (to_jsonb(i) ->> '_deleted_at') IS NULL"
+    " AND _load_id > :since_load"
+)
+
+
+def mart_of_live_rows(project: Project, *actions: str) -> None:
+    """Delete a row and run under each setting of `deletes` in turn; the mart has the rows that are
+    live after each."""
+    merge = {"materialized": "merge", "unique_key": "id"}
+    for number, action in enumerate(actions):
+        project.spec(
+            {"item": {"incremental": "at", "deletes": action}}, {"mart": (LIVE_ROWS, merge)}
+        )
+        project.in_source("DELETE FROM item WHERE id = (SELECT min(id) FROM item)")
+        project.succeed()
+        ids = project.in_source("SELECT count(*), sum(id) FROM item")
+        found = project.in_warehouse("SELECT count(*), sum(id) FROM mart.mart")
+        assert found == ids, actions[: number + 1]
+
+
 def test_a_merge_mart_of_marked_rows_is_built_in_full(project: Project) -> None:
     project.in_source(CREATE)
-    query = "SELECT id FROM staging.item WHERE _deleted_at IS NULL AND _load_id > :since_load"
-    project.spec(
-        {"item": {"incremental": "at", "deletes": "soft"}},
-        {"mart": (query, {"materialized": "merge", "unique_key": "id"})},
-    )
-    project.succeed()
-    project.in_source(NOTHING_ELSE)
-    project.succeed()
-    assert project.in_warehouse("SELECT count(*) FROM mart.mart") == [(990,)]
+    mart_of_live_rows(project, "soft", "soft")
+
+
+def test_a_merge_mart_follows_deleted_rows_when_the_setting_changes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tombstones of `hard` stay when the setting becomes `soft`, and know nothing of the rows
+    that are marked. The control takes them for complete."""
+    project.in_source(CREATE)
+    mart_of_live_rows(project, "hard", "hard", "soft", "soft", "hard")
+    changes = mart_module._CHANGES.replace("bool_or(gone > deleted)", "false")
+    monkeypatch.setattr(mart_module, "_CHANGES", changes)
+    with pytest.raises(AssertionError, match="'hard', 'soft'"):
+        mart_of_live_rows(project, "hard", "soft")
 
 
 def test_the_keys_of_deleted_rows_stay_in_a_table_next_to_it(project: Project) -> None:
