@@ -16,7 +16,7 @@ from loadsheet.errors import Refused, Unavailable
 from loadsheet.postgres import Session
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Table
+from loadsheet.spec.models import Deletes, Table
 from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.types import has_one_form
 from loadsheet.warehouse import gone
@@ -92,7 +92,7 @@ def refuse_unfit(table: Table, described: SourceTable) -> None:
     mode = table.mode_with_key(bool(described.key))
     if table.deletes is None or (mode == "replace" and not keeps_deleted(table)):
         return
-    why = _why_unfit(mode, described)
+    why = _why_unfit(table.deletes, mode, described)
     if keeps_deleted(table) and DELETED_AT in described.natures:
         why = f"it has a column {DELETED_AT}, which `deletes: soft` needs for itself"
     if why:
@@ -114,13 +114,15 @@ def refuse_copying(source: Session, described: SourceTable) -> None:
         )
 
 
-def _why_unfit(mode: str, described: SourceTable) -> str:
+def _why_unfit(deletes: Deletes, mode: str, described: SourceTable) -> str:
     if mode != "merge":
         return f"its mode is {mode}, and only a merged table has its rows by primary key"
     if not described.is_table:
         return "it is not a table: rows of a view may come and go without being written"
     if described.beneath.why_untrusted:
         return f"it is not a plain table: {described.beneath.why_untrusted}"
+    if described.beneath.unlogged and deletes.removes:
+        return f"{described.beneath.unlogged} is unlogged: a crash of the server would empty it"
     if not described.key_is_enforced:
         return f"the source does not enforce the key ({', '.join(described.key)}) for all rows"
     for name in described.key:

@@ -37,6 +37,7 @@ WITH RECURSIVE below (oid, kind, attached) AS (
     ) next (oid, attached) JOIN pg_class c ON c.oid = next.oid
 )
 SELECT oid, kind::text, string_agg(DISTINCT attached, ''), oid::regclass::text AS name,
+    (SELECT relpersistence = 'u' FROM pg_class c WHERE c.oid = below.oid) AS is_unlogged,
     oid < 16384 AS is_system, CASE WHEN kind = 'v' THEN pg_get_viewdef(oid) END AS definition,
     kind = 'v' AND EXISTS (
         SELECT FROM pg_rewrite WHERE ev_class = below.oid AND ev_type = '1' AND (
@@ -80,6 +81,8 @@ class Beneath:
     why_untrusted: str = ""
     """Why writers of the relation cannot all be seen, for messages; empty where all leaves are
     plain tables."""
+    unlogged: str = ""
+    """A leaf that a crash of the server empties; empty where there is none."""
     why_late: str = ""
     """Why a row may appear long after it was written, for messages; empty where none can."""
     definition: str | None = None
@@ -93,6 +96,7 @@ class _Below(NamedTuple):
     kind: str
     attached: str
     name: str
+    is_unlogged: bool
     is_system: bool
     definition: str
     calls_functions: bool
@@ -107,6 +111,7 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
     rows = session.execute(_BELOW, {"oid": oid}).fetchall()
     leaves = []
     attached = []
+    unlogged = []
     untrusted = []
     definitions = []
     views: list[View] = []
@@ -127,6 +132,8 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
         if one.kind != "p":
             leaves.append(one.oid)
             attached.append(one.attached)
+        if one.is_unlogged:
+            unlogged.append(one.name)
         if one.is_system:
             untrusted.append(f"{one.name} is a system catalog")
         elif one.kind not in ("r", "p"):
@@ -140,6 +147,7 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
         leaves=tuple(leaves),
         attached=tuple(attached),
         why_untrusted=untrusted[0] if untrusted else "",
+        unlogged=unlogged[0] if unlogged else "",
         why_late=why_late(views),
         definition=hashed,
     )

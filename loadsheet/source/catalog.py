@@ -125,7 +125,7 @@ ORDER BY indrelid, place
 """
 _RELATION = """
 SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass OR c.oid < 16384,
-    relkind = 'v' OR relrowsecurity
+    relkind = 'v' OR relrowsecurity, relpersistence = 'u'
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -182,11 +182,11 @@ def describe(
     row = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not row:
         raise _missing(session, relation, last)
-    oid, is_table, has_parts, may_hide_rows = row
+    oid, is_table, has_parts, may_hide_rows, is_unlogged = row
     if may_hide_rows:
         refuse_hidden_rows(session, relation, oid)
     (entry,) = _entries(session, [oid])
-    beneath = Beneath(leaves=(oid,))
+    beneath = Beneath(leaves=(oid,), unlogged=str(relation) if is_unlogged else "")
     if has_parts:
         columns = set(table.primary_key or entry.key)
         if table.incremental:

@@ -29,7 +29,9 @@ SELECT datname::text AS database, d.oid::text AS database_oid,
        pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS started,
     txid_snapshot_xmin(txid_current_snapshot())::text AS oldest_transaction,
     CASE WHEN NOT pg_is_in_recovery()
-        THEN txid_snapshot_xmax(txid_current_snapshot())::text END AS next_transaction
+        THEN txid_snapshot_xmax(txid_current_snapshot())::text END AS next_transaction,
+    CASE WHEN pg_is_in_recovery()
+        THEN txid_snapshot_xmax(txid_current_snapshot())::text END AS seen_on_standby
 FROM pg_database d WHERE datname = current_database()
 """
 # The insert position: what is visible under synchronous_commit = off lies below it, but perhaps
@@ -76,8 +78,8 @@ _RISK = (
     " switchover): --accept-source (Airflow: accept_source)"
 )
 _LAG = (
-    "It is a standby: if it only lags behind the server that was read before, retry when it has"
-    " caught up. "
+    "If it only lags behind the server that was read before (a standby, or a primary with a commit"
+    " that waits for its standbys), retry when it has caught up. "
 )
 
 
@@ -96,8 +98,13 @@ class Identity:
         compared."""
         changes = _changes(last, self.facts)
         behind = _behind(last, self.facts)
-        lags = bool(behind) and not changes and self.is_standby
-        return Difference(changes=[*changes, *behind], is_behind=bool(behind), lags=lags)
+        waiting = _waiting(last, self.facts)
+        may_catch_up = self.is_standby or not behind
+        return Difference(
+            changes=[*changes, *behind, *waiting],
+            is_behind=bool(behind or waiting),
+            lags=bool(behind or waiting) and not changes and may_catch_up,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +116,7 @@ class Difference:
     is_behind: bool
     """It lacks what the source had at the last load."""
     lags: bool
-    """It may just be a standby that lags behind."""
+    """It may just lag behind, and catch up."""
 
 
 def see(session: psycopg.Connection[Any]) -> Identity:
@@ -118,7 +125,7 @@ def see(session: psycopg.Connection[Any]) -> Identity:
     facts["timeline"] = facts.get("timeline") or facts.get("heard")
     names = (
         *("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"),
-        *("oldest_transaction", "next_transaction"),
+        *("oldest_transaction", "next_transaction", "seen_on_standby"),
     )
     if not facts.get("lsn"):
         # Nothing can tell when a crash no longer takes it back (`wait_until_durable`).
@@ -252,6 +259,19 @@ def _behind(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     if before and after and _transaction(after) < _transaction(before):
         behind.append(f"next transaction {before} -> {after}")
     return behind
+
+
+# Separate, so that a test can show what happens without it.
+def _waiting(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What a primary may not show yet of what a standby has shown at the last load, as text for the
+    user. A commit that waits for synchronous standbys is in the WAL, which any standby replays; on
+    the primary its rows are not visible, for as long as it waits."""
+    seen, oldest = last.get("seen_on_standby"), now.get("oldest_transaction")
+    if not seen or not oldest or "seen_on_standby" in now:
+        return []
+    if _differs("system_identifier", last, now) or _transaction(oldest) >= _transaction(seen):
+        return []
+    return [f"transaction {oldest} is still open, and was perhaps read from a standby as committed"]
 
 
 def _transaction(text: str) -> int:

@@ -413,6 +413,12 @@ UNFIT = {
         {},
         "key column id may be written in several ways",
     ),
+    "CREATE UNLOGGED TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL)": (
+        {},
+        "public.item is unlogged: a crash of the server would empty it",
+    ),
+    "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL) PARTITION BY RANGE (id);"
+    "CREATE UNLOGGED TABLE part PARTITION OF item DEFAULT": ({}, "part is unlogged"),
 }
 
 
@@ -424,6 +430,12 @@ def test_a_table_whose_deletes_cannot_be_known_is_refused(project: Project, crea
     project.spec({"item": {"incremental": lookback, "deletes": "hard", **more}})
     with pytest.raises(Refused, match=why):
         project.succeed()
+
+
+def test_deleted_rows_of_an_unlogged_table_are_reported(project: Project) -> None:
+    opened(project, CREATE.replace("CREATE TABLE", "CREATE UNLOGGED TABLE"), deletes="report")
+    project.in_source(NOTHING_ELSE)
+    assert "10 rows are gone" in message(project)
 
 
 def test_a_target_of_two_pipelines_is_refused(project: Project) -> None:

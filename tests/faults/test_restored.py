@@ -3,8 +3,10 @@ two ways on."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -393,6 +395,51 @@ def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
         line.control(f"{lost} row deleted wrongly")
 
 
+def test_a_commit_that_waits_for_standbys_is_not_taken_for_a_deleted_row(
+    project: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
+) -> None:
+    """A standby shows its rows before the primary does. They look deleted there."""
+    project.source = in_primary = primary.create_database(project.source.rpartition("/")[2])
+    project.in_source(
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());"
+        "INSERT INTO item SELECT generate_series(1, 100)"
+    )
+    incremental = {"cursor": "at", "lookback": "1h"}
+    project.spec({"item": {"incremental": incremental, "deletes": "hard"}})
+    project.succeed()
+    line = tally("a commit that waits for a standby")
+    with PostgresServer(copy_of=primary, standby=True) as standby, ThreadPoolExecutor() as pool:
+        in_standby = at(project, standby)
+        follow(primary, standby)
+        wait_for_standby(in_primary, "a_standby_that_is_away")
+        try:
+            waiting, commit = a_waiting_insert(in_primary, pool)
+            row = f"SELECT id FROM item WHERE id = {waiting}"
+            while fetch(in_standby, row) == []:
+                time.sleep(0.02)
+            assert fetch(in_primary, row) == []
+            project.source = in_standby
+            project.succeed()
+            project.source = in_primary
+            error = project.run()["extract.extract_item"].result
+            assert isinstance(error, SourceChanged) and error.retryable
+            assert "is still open" in str(error) and "retry when it has caught up" in str(error)
+            assert project.verify()["item"].state == "not compared"
+            with pytest.raises(SourceChanged, match="was accepted, but it is behind"):
+                project.succeed(accept_source=True)
+            line.add(tried=3)
+            with monkeypatch.context() as patch:
+                patch.setattr(identity, "_waiting", lambda last, now: [])
+                project.succeed()
+            assert project.in_warehouse("SELECT id FROM staging.item__deleted") == [(waiting,)]
+            line.control("1 row deleted wrongly")
+        finally:
+            wait_for_standby(in_primary, "")
+        commit.result()
+    project.succeed()
+    assert not judge(project, "item") and violations(project) == []
+
+
 def test_two_standbys_behind_one_connection_are_refused() -> None:
     """A pooler may lead there: the position of one says nothing of the other's snapshot."""
     one = identity.Identity(facts={"lsn": "0/5"}, is_standby=True, started="1")
@@ -400,6 +447,26 @@ def test_two_standbys_behind_one_connection_are_refused() -> None:
     with pytest.raises(Unavailable, match="led to two of them within one step"):
         identity._in_snapshot(one, other)
     assert identity._in_snapshot(one, replace(one, facts={"lsn": "0/3"})).facts == {"lsn": "0/3"}
+
+
+def wait_for_standby(primary: str, name: str) -> None:
+    """Let commits wait for the standby of that name; empty: for none."""
+    fetch(primary, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    fetch(primary, "SELECT pg_reload_conf()")
+
+
+def a_waiting_insert(primary: str, pool: ThreadPoolExecutor) -> tuple[int, Future[Any]]:
+    """The id of a row whose commit waits for a standby, and its end. The server takes a moment to
+    hear of the setting; the servers of the tests do not wait for their own disks."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    for id in itertools.count(101):
+        insert = f"SET LOCAL synchronous_commit = on; INSERT INTO item VALUES ({id});"
+        commit = pool.submit(fetch, primary, f"DO $$ BEGIN {insert} END $$")
+        while not commit.done():
+            if fetch(primary, waiting) == [(1,)]:
+                return id, commit
+            time.sleep(0.02)
+    raise AssertionError("unreachable")
 
 
 def pause(standby: str) -> None:
