@@ -108,6 +108,8 @@ class LoadTransaction:
                     " some of them; re-run the extract step"
                 )
             is_first = scope.last_load_no is None
+            if is_first:
+                tombstones.refuse_loading(session, target)
             self.has_unknown_rows = is_first or change is not None or manifest.repairs
         self.scope = scope
         if self.keeps_deleted and not self.is_new:

@@ -15,6 +15,7 @@ from loadsheet.sql.types import TIME_TYPES, widens
 from loadsheet.warehouse import drift, tables
 from loadsheet.warehouse.drift import Drift
 
+_MARK = "Keys of rows that were deleted from "
 _COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 # PostgreSQL cuts a longer name off, without the end that tells it from the staging table's.
 _MOST_BYTES = 63 - len(TOMBSTONES)
@@ -38,6 +39,18 @@ def exist(session: Session, target: Relation) -> bool:
     return tables.kind(session, relation_of(target)) is not None
 
 
+def refuse_loading(session: Session, target: Relation) -> None:
+    """Raises Refused where the target of a table that was never loaded is one of tombstones: a
+    source table may have such a name, too."""
+    (comment,) = session.execute(_COMMENT, (target.sql,)).fetchone() or (None,)
+    if comment and comment.startswith(_MARK):
+        raise Refused(
+            f"{target} has the keys of rows that `deletes: hard` has deleted from"
+            f" {target.name.removesuffix(TOMBSTONES)}, so no table can be loaded there: leave this"
+            " table out, or load it by a pipeline with another warehouse.schema"
+        )
+
+
 def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Drift) -> None:
     """Create the table of the existing target's tombstones, or give it the names and types of its
     key, which a load may have `changed`.
@@ -48,7 +61,7 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Dr
     """
     tombstones = relation_of(target)
     types = tables.columns_of(session, target)
-    mark = f"Keys of rows that were deleted from {target} (Loadsheet)"
+    mark = f"{_MARK}{target} (Loadsheet)"
     found = tables.columns_of(session, tombstones)
     if found:
         if session.execute(_COMMENT, (tombstones.sql,)).fetchone() != (mark,):

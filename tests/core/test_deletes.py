@@ -783,6 +783,19 @@ def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project
         project.succeed()
 
 
+def test_a_source_table_with_the_name_of_the_keys_does_not_take_their_place(
+    project: Project,
+) -> None:
+    opened(project, CREATE + "CREATE TABLE item__deleted (id int PRIMARY KEY)")
+    item = {"incremental": "at", "deletes": "hard"}
+    project.spec({"item": item, "item__deleted": None})
+    project.in_source("DELETE FROM item WHERE id = 7")
+    with pytest.raises(Refused, match="has the keys of rows that `deletes: hard` has deleted from"):
+        project.succeed()
+    assert project.in_warehouse("SELECT id FROM staging.item__deleted") == [(7,)]
+    assert not judge(project, "item")
+
+
 def test_plan_says_that_deleted_rows_are_searched_for(project: Project) -> None:
     opened(project)
     assert "new rows by at, deletes: hard" in project.cli("plan", "shop").stdout
