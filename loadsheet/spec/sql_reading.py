@@ -11,7 +11,7 @@ from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Problem, dotted
 from loadsheet.spec.budget import MOST_SECONDS, is_spent
-from loadsheet.spec.models import Inputs, Pipeline, Transform
+from loadsheet.spec.models import Inputs, Pipeline, Table, Transform
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID, TOMBSTONES
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.parsing import Statement, parse, why_not_in_our_transaction, why_not_one_select
@@ -242,13 +242,13 @@ def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
     schemas = pipeline.warehouse
     if read.schema in (schemas.schema, None) and pipeline.has_table(read.name):
         return "table", read.name
+    staged = _with_tombstones(pipeline, read)
+    if staged and _deletes_rows(staged):
+        return "table", staged.name
     # A pattern only with its schema: "*" would match the name of any transform, and of anything
     # that a script creates for itself.
     if read.schema == schemas.schema and pipeline.pattern_of(read.name):
         return "table", read.name
-    staged = read.name.removesuffix(TOMBSTONES)
-    if read.schema in (schemas.schema, None) and _has_tombstones(pipeline, staged):
-        return "table", staged
     if read.schema not in (schemas.mart_schema, None):
         return None
     if pipeline.has_transform(read.name):
@@ -256,11 +256,22 @@ def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
     return None
 
 
-def _has_tombstones(pipeline: Pipeline, name: str) -> bool:
-    if not pipeline.has_table(name):
-        return False
-    deletes = pipeline.table(name).deletes
-    return deletes is not None and deletes.action == "hard"
+def _with_tombstones(pipeline: Pipeline, read: Read) -> Table | None:
+    """The table whose tombstones have the name that is read, if it has any; one of a pattern only
+    where the schema is written."""
+    schema = pipeline.warehouse.schema
+    name = read.name.removesuffix(TOMBSTONES)
+    if name == read.name or read.schema not in (schema, None):
+        return None
+    if pipeline.has_table(name) or (read.schema == schema and pipeline.pattern_of(name)):
+        return pipeline.table(name)
+    return None
+
+
+def _deletes_rows(table: Table) -> bool:
+    """Whether the table has tombstones, if the source has a key for it."""
+    is_hard = table.deletes is not None and table.deletes.action == "hard"
+    return is_hard and table.mode_with_key(True) == "merge"
 
 
 def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
@@ -306,6 +317,9 @@ def _explain_unknown(pipeline: Pipeline, read: Read) -> tuple[str, str]:
 
 def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     schemas = pipeline.warehouse
+    staged = _with_tombstones(pipeline, read)
+    if staged:
+        return f"only a merged table with `deletes: hard` has it, and {staged.name} is none"
     pattern = pipeline.pattern_of(read.name)
     if read.schema is None and pattern:
         table = f"{schemas.schema}.{read.name}"

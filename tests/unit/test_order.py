@@ -11,9 +11,12 @@ import pytest
 from loadsheet.errors import SpecError
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import (
+    Deletes,
+    Incremental,
     Inputs,
     Lake,
     Materialized,
+    Pattern,
     Pipeline,
     Source,
     Table,
@@ -319,6 +322,54 @@ def test_an_unknown_staging_table_is_a_problem_with_a_hint() -> None:
 
 def test_an_unknown_staging_table_like_no_other_is_to_be_added() -> None:
     assert "add 'zzz' to `tables`" in problems("SELECT * FROM staging.zzz")[0]
+
+
+# What is read, and the table that it makes an input: the keys of deleted rows change with it.
+KEYS_OF_DELETED_ROWS = {
+    "staging.hard__deleted": "hard",
+    "hard__deleted": "hard",
+    # Also a pattern's, whatever else the pattern matches; its name needs the schema.
+    "staging.log_1__deleted": "log_1",
+    "log_1__deleted": None,
+    # There is no such table.
+    "staging.soft__deleted": None,
+    "staging.whole__deleted": None,
+    "staging.part_1__deleted": "part_1__deleted",
+    "mart.hard__deleted": None,
+    "staging.kept__deleted": "kept__deleted",
+}
+
+
+@pytest.mark.parametrize("read", KEYS_OF_DELETED_ROWS)
+def test_the_keys_of_deleted_rows_are_an_input_with_their_table(read: str) -> None:
+    merged = Table(
+        name="hard", incremental=Incremental(cursor="at"), deletes=Deletes(action="hard")
+    )
+    soft = replace(merged, name="soft", deletes=Deletes(action="soft"))
+    tables = (
+        merged,
+        soft,
+        replace(merged, name="whole", incremental=None),
+        replace(merged, name="kept"),
+        replace(soft, name="kept__deleted"),
+    )
+    patterns = (
+        Pattern(name="log_*", table=replace(merged, name="log_*")),
+        Pattern(name="part_*", table=replace(soft, name="part_*")),
+    )
+    made = pipeline({"me": f"SELECT * FROM {read}"})
+    made = replace(made, tables=tables, patterns=patterns)
+    expected = KEYS_OF_DELETED_ROWS[read]
+    if expected:
+        assert list(transform_inputs(made)["me"].tables) == [expected]
+        return
+    with pytest.raises(SpecError):
+        transform_inputs(made)
+
+
+def test_the_hint_for_keys_that_are_not_kept_names_the_setting() -> None:
+    hint = "only a merged table with `deletes: hard` has it, and bookings is none"
+    assert hint in problems("SELECT * FROM staging.bookings__deleted")[0]
 
 
 @pytest.mark.parametrize(
