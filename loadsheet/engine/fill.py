@@ -49,6 +49,13 @@ ROWS_PER_RANGE = 500_000
 """A range takes some seconds: a load that waits for the target's lock does not wait long, and
 little is lost when a run is killed. A thousand ranges are half a billion rows."""
 _LATER = "; the next run goes on with it"
+_ORDER = """
+SELECT concat_ws(' ', attnum, atttypid, collname, pg_collation_actual_version(pg_collation.oid))
+FROM unnest(CAST(%s AS text[])) WITH ORDINALITY AS key (name, place)
+JOIN pg_attribute ON attrelid = %s AND attname = name
+LEFT JOIN pg_collation ON pg_collation.oid = attcollation
+ORDER BY place
+"""
 
 
 class _Stopped(Exception):
@@ -88,6 +95,8 @@ class _Range:
     where: str
     through: tuple[str, ...] | None
     """The last key of the range; None where it has no end."""
+    order: tuple[str, ...]
+    """What the source orders the keys by."""
 
 
 class _Fill:
@@ -211,6 +220,7 @@ class _Fill:
             rows=upload.rows,
             parts=tuple(upload.parts),
             fills_through=part.through,
+            fills_in_order=part.order,
             marks_gone=keeps_deleted(self._table),
             # The watermark stays, and so does what holds it back.
             held_by=attempt.warehouse.use(lambda session: held_by(session, attempt.seen)),
@@ -303,8 +313,11 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     """
     key = [described.column(name) for name in described.key]
     columns = f"({', '.join(_comparable(described, column, ident(column.name)) for column in key)})"
+    order = _order_of_keys(source, described)
     bounds = []
-    if lacking.through is not None:
+    # In another order (a key whose columns changed places, another collation), keys above the last
+    # one may lack the values, too: then the fill begins again.
+    if lacking.through is not None and lacking.order == order:
         bounds.append(f"{columns} > {_literals(described, key, lacking.through)}")
     where = f" WHERE {bounds[0]}" if bounds else ""
     texts = ", ".join(f"CAST({ident(name)} AS text)" for name in described.key)
@@ -319,11 +332,21 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     narrow = _columns_of_range(described, lacking)
     new = [column.name for column in narrow if column.attnum in lacking.attnums]
     # Where the source has no value, older rows have none, too. IS NULL takes a composite value of
-    # NULLs for one.
-    bounds.append(f"num_nonnulls({idents(new)}) > 0")
+    # NULLs for one, and num_nonnulls takes 100 arguments at most.
+    has_value = " OR ".join(f"{ident(name)} IS DISTINCT FROM NULL" for name in new)
+    bounds.append(f"({has_value})")
     return _Range(
-        table=replace(described, columns=narrow), where=" AND ".join(bounds), through=through
+        table=replace(described, columns=narrow),
+        where=" AND ".join(bounds),
+        through=through,
+        order=order,
     )
+
+
+def _order_of_keys(source: PinnedSession, described: SourceTable) -> tuple[str, ...]:
+    """What the order of the keys depends on, per column: its place, its type, its collation."""
+    rows = source.execute(_ORDER, (list(described.key), described.oid))
+    return tuple(text for (text,) in rows)
 
 
 def _literals(described: SourceTable, key: list[Column], values: tuple[str, ...]) -> str:

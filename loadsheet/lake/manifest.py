@@ -81,6 +81,8 @@ class Manifest:
     target must be built in full."""
     fills_through: tuple[str, ...] | None = None
     """Of a fill: the last key of its range; None where the range has no end."""
+    fills_in_order: tuple[str, ...] = ()
+    """What the source ordered the keys of a fill by, per column."""
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""
@@ -138,6 +140,11 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
         raise Corrupt(f"{name} is not what was stored; run the extract step again")
     try:
         fields = document(stored)
+        # First: another version may have other fields.
+        if fields.get("version") != VERSION:
+            raise Corrupt(
+                f"{name} was written by another version of Loadsheet; run the extract step again"
+            )
         fields["columns"] = tuple(_column(column) for column in _list(fields["columns"]))
         for name_of_parts in ("parts", "gone"):
             stored_parts = _list(fields.get(name_of_parts, []))
@@ -145,16 +152,13 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
         fields["key"] = tuple(_list(fields["key"]))
         if fields.get("fills_through") is not None:
             fields["fills_through"] = tuple(_list(fields["fills_through"]))
+        fields["fills_in_order"] = tuple(_list(fields.get("fills_in_order", [])))
         manifest = Manifest(**fields)
         parts = (*manifest.parts, *manifest.gone)
         _refuse_other_types(manifest, *manifest.columns, *parts)
         _check_sizes(parts)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
-    if manifest.version != VERSION:
-        raise Corrupt(
-            f"{name} was written by another version of Loadsheet; run the extract step again"
-        )
     return manifest
 
 

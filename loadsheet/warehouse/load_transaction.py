@@ -250,7 +250,10 @@ class LoadTransaction:
         if self.manifest.action != "fill":
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self._note_drift(all_rows_arrive=False, fills=fills)
-        incoming = self._receive("pg_temp", self.marks)
+        # A fill brings some of a row's values, so a row that is marked stays marked: the next
+        # search for deleted rows finds that it has come back, and reads all of them.
+        marks = {} if self.manifest.action == "fill" else self.marks
+        incoming = self._receive("pg_temp", marks)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:
             return apply.append(self.session, incoming, self.target, self.load_no)

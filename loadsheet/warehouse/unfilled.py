@@ -36,6 +36,8 @@ class Unfilled:
     through: tuple[str, ...] | None = None
     """The last key of the ranges that are filled, in the key's order in the source; None: none
     is."""
+    order: tuple[str, ...] = ()
+    """What the source ordered the keys by then, per column."""
 
     def names(self, columns: Collection[Mapping[str, Any]]) -> list[str]:
         """The columns as the ledger's record of the last load (`scope.columns`) calls them."""
@@ -59,6 +61,7 @@ def read(recorded: dict[str, Any] | None) -> Unfilled | None:
         source_oid=recorded["source_oid"],
         attnums=tuple(recorded["attnums"]),
         through=None if through is None else tuple(through),
+        order=tuple(recorded.get("order", ())),
     )
 
 
@@ -75,7 +78,7 @@ def after_load(
     if manifest.action == "fill":
         if before is None or manifest.fills_through is None:
             return None
-        return replace(before, through=manifest.fills_through)
+        return replace(before, through=manifest.fills_through, order=manifest.fills_in_order)
     arriving = {column.attnum for column in manifest.columns}
     lacking = set(added)
     # The numbers are those of one table. Another one of its name needs a person's decision.
@@ -85,12 +88,11 @@ def after_load(
         return before
     if not lacking:
         return None
-    if before and lacking == set(before.attnums):
-        return before
-    # Another column: the ranges that are filled lack it, so they are read again.
-    through = None if added or before is None else before.through
     attnums = tuple(sorted(lacking))
-    return Unfilled(source_oid=manifest.source_oid, attnums=attnums, through=through)
+    # Another column: the ranges that are filled lack it, so they are read again.
+    if added or before is None:
+        return Unfilled(source_oid=manifest.source_oid, attnums=attnums)
+    return replace(before, attnums=attnums)
 
 
 def will_be_filled(table: Table, manifest: Manifest) -> bool:

@@ -15,6 +15,7 @@ from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.outcome import Outcome
 from loadsheet.pinned import PinnedSession
+from loadsheet.warehouse.load_transaction import LoadTransaction
 from tests.project import Project
 
 ITEMS = """
@@ -106,6 +107,87 @@ def test_rows_without_a_value_are_not_carried(added: Project) -> None:
     assert "filled colour, few in 10 older rows" in message(added)
     assert ranges(added) == [1, 10]
     assert added.differences("item") == 0
+
+
+def test_as_many_columns_as_are_added_at_once_are_filled(loaded: Project) -> None:
+    """No function of the server takes more than 100 arguments."""
+    columns = ", ".join(f"ADD c{n} int DEFAULT {n}" for n in range(101))
+    loaded.in_source(
+        f"CREATE TYPE pair AS (a int, b int); ALTER TABLE item {columns};"
+        # A value, and IS NULL is true of it.
+        "ALTER TABLE item ADD few pair; UPDATE item SET few = ROW(NULL, NULL) WHERE id = 7"
+    )
+    touch(loaded)
+    message(loaded)
+    assert loaded.differences("item") == 0
+
+
+REORDERED = {
+    "the key's columns change places": (
+        "a int, b int",
+        "i, 101 - i",
+        "ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (b, a)",
+    ),
+    "another order of an enum's labels": (
+        "a size, b int",
+        "CASE WHEN i > 50 THEN 'low' ELSE 'high' END::size, i",
+        "ALTER TABLE item ALTER a TYPE other_size USING a::text::other_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", REORDERED)
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_fill_begins_again_where_the_source_orders_the_keys_differently(
+    project: Project, monkeypatch: pytest.MonkeyPatch, change: str, is_noticed: bool
+) -> None:
+    """The last key that is filled says nothing then. The control: rows above it alone are read."""
+    columns, values, reorder = REORDERED[change]
+    project.in_source(
+        "CREATE TYPE size AS ENUM ('high', 'low'); CREATE TYPE other_size AS ENUM ('low', 'high');"
+        f"CREATE TABLE item ({columns}, at timestamptz NOT NULL DEFAULT clock_timestamp(),"
+        f" PRIMARY KEY (a, b)); INSERT INTO item SELECT {values} FROM generate_series(1, 100) i"
+    )
+    if not is_noticed:
+        monkeypatch.setattr(fill, "_order_of_keys", lambda *_: ("as ever",))
+    project.spec(TABLES)
+    project.succeed()
+    project.in_source("ALTER TABLE item ADD colour text; UPDATE item SET colour = 'c' || b")
+    project.in_source("UPDATE item SET at = clock_timestamp() WHERE b = 100")
+    broken(project, monkeypatch, "load.committed:raise:2")
+    project.in_source(reorder)
+    message(project)
+    assert (project.differences("item") == 0) == is_noticed
+    assert project.in_warehouse(UNFILLED) == []
+
+
+@pytest.mark.parametrize("unmarks", [False, True])
+def test_a_row_that_came_back_unseen_stays_marked_as_deleted_while_it_is_filled(
+    project: Project, monkeypatch: pytest.MonkeyPatch, unmarks: bool
+) -> None:
+    """A fill brings one of its values, and the next search all. The control: taken for live, it
+    keeps the others that it had."""
+    project.in_source(ITEMS)
+    project.spec({"item": TABLE | {"deletes": {"action": "soft", "every": "1d"}}})
+    project.succeed()
+    search = "UPDATE loadsheet.scope SET deletes_checked_at = NULL"
+    project.in_source("CREATE TABLE gone AS TABLE item; DELETE FROM item WHERE id = 5")
+    project.in_warehouse(search)
+    project.succeed()
+    project.in_source("INSERT INTO item SELECT id, 'other', at FROM gone WHERE id = 5")
+    project.in_source(ADD.format("colour"))
+    touch(project)
+    if unmarks:
+        receive = LoadTransaction._receive
+        monkeypatch.setattr(
+            LoadTransaction, "_receive", lambda self, schema, _: receive(self, schema, self.marks)
+        )
+    assert "filled colour in" in message(project)
+    marked = project.in_warehouse("SELECT id FROM staging.item WHERE _deleted_at IS NOT NULL")
+    assert marked == ([] if unmarks else [(5,)])
+    project.in_warehouse(search)
+    project.succeed()
+    assert project.differences("item") == (2 if unmarks else 0)
 
 
 def test_without_the_key_they_are_null_until_a_full_refresh(added: Project) -> None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 import pytest
 
 from loadsheet.errors import Corrupt
-from loadsheet.lake.manifest import Manifest, read_manifest
+from loadsheet.lake.manifest import VERSION, Manifest, read_manifest
 from loadsheet.sql.libpg import SyntaxRefused, syntax_trees
 from loadsheet.sql.type_names import UnknownType, declared_type, known_type
 from loadsheet.sql.types import Column
@@ -179,3 +179,9 @@ def test_a_manifest_holds_only_what_a_manifest_holds(changed: dict[str, object])
     forged = stored(**changed)
     with pytest.raises(Corrupt, match="not a readable manifest"):
         read_manifest(forged, "m", sha256(forged).hexdigest())
+
+
+def test_a_manifest_of_another_version_is_called_so_whatever_fields_it_has() -> None:
+    newer = stored(version=VERSION + 1, new_in_it=1)
+    with pytest.raises(Corrupt, match="written by another version of Loadsheet"):
+        read_manifest(newer, "m", sha256(newer).hexdigest())
