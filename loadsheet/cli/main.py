@@ -150,7 +150,7 @@ def _options(
     """Load PostgreSQL tables through a data lake into a warehouse, as one YAML file describes.
 
     Exit codes: 0 success, 1 the work failed, 2 the input is wrong, 3 a bug, 4 something would
-    change (plan --exit-code), 130 interrupted.
+    change (plan --exit-code), 5 nothing was compared (verify), 130 interrupted.
     """
     ctx.obj = project
     if airflow:

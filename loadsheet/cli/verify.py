@@ -13,13 +13,16 @@ from loadsheet.errors import InputError
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import on_one_line
 from loadsheet.verify.text import row_text, states_text, verdict_text
-from loadsheet.wording import counted
+from loadsheet.wording import counted, listed
 
 if TYPE_CHECKING:
     from loadsheet.verify.look import Look
     from loadsheet.verify.models import Difference, TableVerdict, Verification
 
 _MOST_PRINTED = 10
+NOT_COMPARED = 5
+"""The exit code where nothing was compared, or not what was asked for by name. A pager would take 0
+for an answer, and 1 for rows that differ."""
 
 
 def verify(
@@ -61,7 +64,8 @@ def verify(
 
     Without --repair it writes nothing but the verdict, into the ledger: `loadsheet status` shows
     it. Rows written since the last load count as newer, not as different. The exit code is 1 when a
-    table or mart differs; with --repair, when one still does.
+    table or mart differs; with --repair, when one still does. It is 5 when nothing could be
+    compared, or not a table or mart that was named.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.
@@ -99,6 +103,8 @@ def verify(
         print_json({**_document(found, values), "repair": document})
     if found.differs or has_failed:
         raise typer.Exit(FAILED)
+    if not found.is_compared or set(found.not_compared) & set(tables or ()):
+        raise typer.Exit(NOT_COMPARED)
 
 
 def _print(verdict: TableVerdict, values: bool) -> None:
@@ -119,7 +125,12 @@ def _print(verdict: TableVerdict, values: bool) -> None:
 
 
 def _print_summary(found: Verification, look: Look) -> None:
-    show(states_text(found))
+    if found.verdicts:
+        show(states_text(found))
+    if not found.is_compared:
+        show("nothing was compared, so nothing is known of the rows")
+    elif found.not_compared:
+        show(on_one_line(f"not compared, see above: {listed(found.not_compared)}"))
     if found.left_out:
         show(on_one_line(f"left out: {', '.join(found.left_out)}"))
     if look.part:
@@ -132,6 +143,7 @@ def _document(found: Verification, values: bool) -> dict[str, Any]:
     return {
         "pipeline": found.pipeline,
         "differs": found.differs,
+        "not_compared": found.not_compared,
         **_verdicts(found, values),
         "left_out": found.left_out,
     }

@@ -105,9 +105,9 @@ def _compare(
                 f"{target}: another pipeline has loaded it, too, so a row that differs may be its;"
                 " nothing was repaired"
             )
-        sides, _ = table_sides(
+        sides = table_sides(
             table, described, target, attempt.seen, attempt.last, source, warehouse
-        )
+        ).sides
         _refuse_lost(target, sides.target, warehouse)
         totals = compare.by_buckets(sides)
         # More are refused below.

@@ -27,6 +27,7 @@ from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation
 from loadsheet.sql.tokens import tokenize
+from loadsheet.sql.types import widens
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import KINDS, SinceUnfit, TableVerdict
 from loadsheet.verify.repeatable import why_not_repeatable
@@ -95,6 +96,12 @@ def verify_mart(
             _compare(verdict, transform, look, target, warehouse)
             if verdict.differences:
                 _judge(verdict, transform, decision, inputs, warehouse)
+            elif verdict.left_out:
+                verdict.state = "not proven"
+                verdict.why = (
+                    "a column has another type than in its SELECT, so it is not compared: alter its"
+                    " type in the mart, or cast it in the SELECT"
+                )
     except Refused as error:
         verdict.state = "not compared"
         verdict.why = str(error)
@@ -136,15 +143,18 @@ def _compare(
     bound = bind_parameters(transform.sql, RunRequest(run_id=""), 0).as_string(warehouse)
     select = Query(_without_semicolon(bound))
     pairs = []
-    in_mart = tables.columns_of(warehouse, target)
     # A SELECT shows of a domain only the type below it.
-    in_mart |= tables.domains_of(warehouse, target)
+    domains = tables.domains_of(warehouse, target)
+    in_mart = tables.columns_of(warehouse, target) | domains
     for name, type_name in _columns_of(warehouse, select).items():
-        is_lost = name not in in_mart
-        if (is_lost and name not in transform.unique_key) or in_mart.get(name) == type_name:
-            pairs.append((Value(name, type_name), Value(name, type_name, is_lost=is_lost)))
+        mine = in_mart.get(name, "missing")
+        if name not in in_mart and name not in transform.unique_key:
+            pairs.append((Value(name, type_name), Value(name, type_name, is_lost=True)))
+        elif mine == type_name or widens(type_name, mine):
+            # As a build casts what it writes into a column that another user has widened.
+            theirs = Value(name, mine, is_cast=mine != type_name)
+            pairs.append((theirs, Value(name, mine, is_cast=name in domains)))
         else:
-            mine = in_mart.get(name, "missing")
             verdict.left_out.append(f"{name}: is {mine} in the mart, {type_name} in its SELECT")
     names = [value.name for value, _ in pairs]
     if not names or not set(transform.unique_key) <= set(names):

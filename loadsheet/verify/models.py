@@ -111,6 +111,16 @@ class Verification:
         return [*self.tables, *self.marts]
 
     @property
+    def not_compared(self) -> list[str]:
+        """The tables and marts that could not be compared."""
+        return [verdict.table for verdict in self.verdicts if verdict.state == "not compared"]
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether anything was compared at all."""
+        return len(self.not_compared) < len(self.verdicts)
+
+    @property
     def differs(self) -> bool:
         """Whether a table or a mart differs for certain."""
         return any(verdict.state == "differs" for verdict in self.verdicts)

@@ -133,7 +133,9 @@ def _compare(
     warehouse: PinnedSession,
 ) -> None:
     mode = verdict.mode = table.mode_with_key(bool(described.key))
-    sides, verdict.left_out = table_sides(table, described, target, scope, last, source, warehouse)
+    sides, verdict.left_out, misfits = table_sides(
+        table, described, target, scope, last, source, warehouse
+    )
     if look.since is not None:
         from_theirs, from_ours = _since(source, look.since, described, table, sides)
         sides = sides._replace(
@@ -154,6 +156,9 @@ def _compare(
             _keep_certain(verdict, max(verdict.counts["extra"] - unpaired, 0))
     if verdict.differences:
         verdict.state = "differs"
+    elif misfits:
+        verdict.state = "not proven"
+        verdict.why = f"a column is not compared. {misfits[0]}"
     elif verdict.unproven or (sides.settled == "FALSE" and verdict.newer):
         verdict.state = "not proven"
         verdict.why = (

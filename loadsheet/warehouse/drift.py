@@ -276,13 +276,18 @@ def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -
     a type that does not hold every value that arrives."""
     for column in arriving:
         if column.name in drift.misfits:
-            name = ident(column.name)
-            raise Refused(
-                f"{target}: column {column.name} was given the type {drift.misfits[column.name]},"
-                f" which does not hold every {column.type} that arrives. Run: ALTER TABLE"
-                f" {target.sql} ALTER COLUMN {name} TYPE {column.type}"
-                f" USING CAST({name} AS {column.type});"
-            )
+            raise Refused(misfit(target, column, drift.misfits[column.name]))
+
+
+def misfit(target: Relation, column: Column, in_target: str) -> str:
+    """That another user gave the target's column a type that does not hold every value of the
+    source's, with the statement that helps."""
+    name = ident(column.name)
+    return (
+        f"{target}: column {column.name} was given the type {in_target}, which does not hold every"
+        f" {column.type} that arrives. Run: ALTER TABLE {target.sql} ALTER COLUMN {name}"
+        f" TYPE {column.type} USING CAST({name} AS {column.type});"
+    )
 
 
 def refuse_unfit(

@@ -26,6 +26,7 @@ CREATE TABLE item (
 INSERT INTO item (id, part, name, price, weight, doc)
 SELECT i, i % 3, 'name ' || i, i / 7.0, i / 3.0, '{"a": 1.0}' FROM generate_series(1, 3000) i;
 """
+A_VIEW = {"materialized": "view"}
 MODES = {"merge": {"incremental": "at"}, "replace": None}
 
 
@@ -701,6 +702,35 @@ def test_the_command_names_the_rows_and_shows_values_only_on_request(project: Pr
     assert (wrong.returncode, wrong.stderr) == (
         2,
         "error: shop has no table or transform 'itme' (did you mean 'item'?)\n",
+    )
+
+
+def test_an_exit_code_of_its_own_says_that_nothing_was_compared(project: Project) -> None:
+    """A pager takes 0 for an answer. The control is the table that is equal."""
+    project.in_source(CREATE + "CREATE TABLE later (id int)")
+    project.spec({"item": None})
+    project.succeed()
+    project.spec({"item": None, "later": None}, {"shown": ("SELECT 1 AS one", A_VIEW)})
+    codes = {}
+    for names in ("item", "later", "shown", "later item", ""):
+        done = project.cli("verify", "shop", *names.split())
+        codes[names] = done.returncode
+        is_told = "nothing was compared" in done.stdout
+        assert is_told == (names in ("later", "shown")), done.stdout
+        assert ("not compared, see above: later" in done.stdout) == (names in ("later item", ""))
+    assert codes == {"item": 0, "later": 5, "shown": 5, "later item": 5, "": 0}
+    document = json.loads(project.cli("verify", "shop", "--json").stdout)
+    assert document["not_compared"] == ["later"]
+    # A difference is worth more.
+    project.in_warehouse("DELETE FROM staging.item WHERE id = 7")
+    assert project.cli("verify", "shop", "later", "item").returncode == 1
+    project.in_source("DROP TABLE item;" + CREATE)
+    assert project.cli("verify", "shop").returncode == 5
+    project.spec({"nothing_*": {"mode": "replace"}})
+    found = project.cli("verify", "shop")
+    assert (found.returncode, found.stdout) == (
+        5,
+        "nothing was compared, so nothing is known of the rows\n",
     )
 
 
