@@ -4,10 +4,11 @@ of those."""
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any, Literal, NamedTuple
 
 from loadsheet.comparison.digest import BUCKETS, Side
@@ -16,6 +17,8 @@ from loadsheet.postgres import Session
 
 # A server-side cursor hands over this many rows at a time, so memory does not grow with the table.
 _BLOCK_ROWS = 10_000
+# Their keys become part of a statement.
+_BLOCK_KEYS = 1_000
 
 
 class Sides(NamedTuple):
@@ -64,6 +67,8 @@ class Found(NamedTuple):
     """Whether the target has a row of this key."""
     is_in_source: bool = True
     """Whether the source has a row of this key."""
+    key_in_target: tuple[int, str] | None = None
+    """Hash and text of a key that is written in another way there; None: as in the source."""
 
 
 def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
@@ -125,11 +130,55 @@ def differing_rows(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:
     """The rows in `buckets` that differ, in no order that means anything."""
     if not sides.source.key:
         yield from _differing_counts(sides, buckets)
-    elif sides.are_filtered:
-        yield from _differing_chosen(sides, buckets)
+        return
+    if sides.are_filtered:
+        found = _differing_chosen(sides, buckets)
     else:
-        for found, _ in _differing_keys(sides, buckets):
-            yield found
+        found = (one for one, _ in _differing_keys(sides, buckets))
+    yield from found if sides.source.key_has_one_form else _with_same_keys(sides, found)
+
+
+def _with_same_keys(sides: Sides, found: Iterator[Found]) -> Iterator[Found]:
+    """`found`, with one row instead of two where both sides have a key and write it in different
+    ways, such as 1.0 and 1.00: a load would merge the two."""
+    while batch := list(islice(found, _BLOCK_KEYS)):
+        theirs = [one for one in batch if not one.is_in_target]
+        ours = [one for one in batch if not one.is_in_source]
+        in_target = _same_keys(sides.warehouse_session, sides.target, theirs, "TRUE")
+        in_source = _same_keys(sides.source_session, sides.source, ours, sides.settled)
+        for one in batch:
+            same = in_source.get(one.key) if not one.is_in_source else in_target.get(one.key)
+            if same is None or (one.is_in_source and one.is_in_target):
+                yield one
+            elif one.is_in_source:
+                kind: Finding = "newer" if one.kind == "newer" else "different"
+                yield one._replace(kind=kind, is_in_target=True, key_in_target=same.key)
+            # A chosen row of the source is found itself.
+            elif not same.is_chosen:
+                kind = "different" if same.is_settled else "newer"
+                yield Found(kind, same.key, key_in_target=one.key)
+
+
+class _SameKey(NamedTuple):
+    """A row of the other side that has the same key, and writes it in another way."""
+
+    key: tuple[int, str]
+    is_settled: bool
+    is_chosen: bool
+
+
+def _same_keys(
+    session: Session, side: Side, found: Sequence[Found], settled: str
+) -> dict[tuple[int, str] | None, _SameKey]:
+    """The rows of `side` whose keys are equal to those of the rows that were `found`."""
+    if not found:
+        return {}
+    keys = [json.loads(one.key[1]) for one in found if one.key]
+    rows = session.execute(side.same_keys(keys, settled).encode())
+    return {
+        found[place].key: _SameKey((key_hash, text), is_settled, is_chosen)
+        for place, key_hash, text, is_settled, is_chosen in rows
+    }
 
 
 def _differing_chosen(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:

@@ -238,6 +238,27 @@ class Side:
             f" WHERE {self.key_hash} IN ({hashes}) AND {self.key_text} IN ({texts})"
         )
 
+    def same_keys(self, keys: Sequence[Sequence[str | None]], settled: str) -> str:
+        """SELECT of a key's place among `keys`, each the texts of its columns, of the hash and the
+        text that it has here, whether `settled` holds and whether the row is chosen, for the rows
+        whose keys are equal to one of them: 1.00 is, to 1.0."""
+        columns = [self.values[place] for place in self.key]
+        rows = [
+            f"({number}, {', '.join(map(_constant, key, columns))})"
+            for number, key in enumerate(keys)
+        ]
+        # The table may have a column of any shorter name.
+        names = [f"_loadsheet_key_{number}" for number, _ in enumerate(columns)]
+        same = [f"{column.landed} = {name}" for column, name in zip(columns, names, strict=True)]
+        return (
+            f"SELECT _loadsheet_place, {self.key_hash}, {self.key_text},"
+            f" ({settled}) IS TRUE, ({self.chosen}) IS TRUE"
+            f" FROM (VALUES {', '.join(rows)})"
+            f" AS _loadsheet_given (_loadsheet_place, {', '.join(names)})"
+            # A JOIN would hide the system columns, which `settled` asks for.
+            f", {self.relation.sql} WHERE {self.live} AND {' AND '.join(same)}"
+        )
+
     def with_keys(self, keys: Iterable[Sequence[str | None]]) -> str:
         """SQL condition on the rows with these keys, each the texts of its columns."""
         return with_keys([self.values[place] for place in self.key], keys)
@@ -329,6 +350,11 @@ def _md5_number(md5: str, number: int) -> str:
     # 64 of the 128 bits, others for each hash of the row; the key's are the first one's.
     start = 17 if number == _SECOND else 1
     return f"('x' || substr({md5}, {start}, 16))::bit(64)::bigint"
+
+
+def _constant(text: str | None, column: Value) -> str:
+    value = "NULL" if text is None else literal(text)
+    return f"CAST({value} AS {column.type})"
 
 
 def with_keys(columns: Sequence[Value], keys: Iterable[Sequence[str | None]]) -> str:

@@ -148,12 +148,8 @@ def _compare(
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
-        unpaired, doubled = count_rows(verdict, sides, found.buckets)
+        doubled = count_rows(verdict, sides, found.buckets)
         _judge_extra(verdict, table, mode, doubled, scope, warehouse)
-        if mode == "merge" and not sides.source.key_has_one_form:
-            # A newer row may be a target's whose key is written in another way since: 1.00, not
-            # 1.0. The next load will merge the two.
-            _keep_certain(verdict, max(verdict.counts["extra"] - unpaired, 0))
     if verdict.differences:
         verdict.state = "differs"
     elif misfits:

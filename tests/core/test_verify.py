@@ -490,30 +490,87 @@ def test_rows_of_one_key_that_the_target_has_twice_are_extra(
 OTHER_FORMS = [
     ("numeric", "1.0", "1.00"),
     ("double precision", "0", "-0"),
+    ("real", "0", "-0"),
     ("interval", "1 mon", "30 days"),
     ("bpchar", "a", "a "),
+    ("jsonb", '{"a": 1.0}', '{"a": 1.00}'),
+    ("numeric[]", "{1.0}", "{1.00}"),
+    ("numrange", "[1.0,2)", "[1.00,2)"),
+]
+# These are two keys.
+OTHER_KEYS = [
+    ("text", "a", "a "),
+    ("time with time zone", "12:00+00", "13:00+01"),
 ]
 
 
-@pytest.mark.parametrize(("type", "before", "after"), OTHER_FORMS)
-def test_a_newer_row_whose_key_is_written_in_another_way_is_no_difference(
-    project: Project, type: str, before: str, after: str
+def written_otherwise(project: Project, forms: list[tuple[str, str, str]]) -> dict[str, str]:
+    """Load a table for each form, and write the keys in another way, without the cursor. The
+    statement that does it with the cursor, by table."""
+    statements = {}
+    for number, (type, before, after) in enumerate(forms):
+        name = f"t{number}"
+        project.in_source(
+            f"CREATE TABLE {name} (id {type}, part int, at timestamptz DEFAULT clock_timestamp(),"
+            f" PRIMARY KEY (id, part)); INSERT INTO {name} VALUES ('{before}', 1), ('{before}', 2)"
+        )
+        statements[name] = f"UPDATE {name} SET id = '{after}'SET_AT WHERE part = 1"
+    project.spec({name: {"incremental": "at"} for name in statements})
+    project.succeed()
+    for name in statements:
+        project.in_source(statements[name].replace("SET_AT", ""))
+    return statements
+
+
+def test_a_key_that_is_written_in_another_way_is_one_different_row(
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    statements = written_otherwise(project, OTHER_FORMS)
+    for name, verdict in project.verify().items():
+        assert counts(verdict) == {"different": 1}, name
+        [row] = verdict.named["different"]
+        assert [change.column for change in row.changes] == ["id"]
+        assert row.key["part"] == "1"
+    # The control: by its text alone, it is a missing row and an extra one.
+    with monkeypatch.context() as patched:
+        patched.setattr("loadsheet.comparison.compare._same_keys", lambda *given: {})
+        for name, verdict in project.verify().items():
+            assert counts(verdict) == {"missing": 1, "extra": 1}, name
+    project.succeed(only=frozenset(statements), repair=frozenset(statements))
+    assert {verdict.state for verdict in project.verify().values()} == {"equal"}
+
+
+def test_a_newer_row_whose_key_is_written_in_another_way_is_no_difference(project: Project) -> None:
     """The negative control is a row that was deleted from the source."""
-    project.in_source(
-        f"CREATE TABLE t (id {type} PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());"
-        f"INSERT INTO t (id) VALUES ('{before}'), ('7')"
-    )
-    project.spec({"t": {"incremental": "at"}})
+    statements = written_otherwise(project, OTHER_FORMS)
+    for statement in statements.values():
+        project.in_source(statement.replace("SET_AT", ", at = clock_timestamp()"))
+    for name, found in project.verify().items():
+        assert (found.state, found.newer, found.unproven) == ("equal", 1, 0), name
     project.succeed()
-    project.in_source(f"UPDATE t SET id = '{after}', at = clock_timestamp() WHERE id = '{before}'")
-    found = project.verify()["t"]
-    assert (found.state, found.newer, found.unproven, counts(found)) == ("not proven", 1, 1, {})
-    project.succeed()
-    assert project.verify()["t"].state == "equal"
-    project.in_source("DELETE FROM t WHERE id = '7'")
-    found = project.verify()["t"]
-    assert (found.state, counts(found)) == ("differs", {"extra": 1})
+    assert {verdict.state for verdict in project.verify().values()} == {"equal"}
+    project.in_source("DELETE FROM t0 WHERE part = 2")
+    assert counts(project.verify("t0")["t0"]) == {"extra": 1}
+
+
+def test_what_a_load_takes_for_two_keys_is_a_missing_row_and_an_extra_one(project: Project) -> None:
+    statements = written_otherwise(project, OTHER_KEYS)
+    for name, verdict in project.verify().items():
+        assert counts(verdict) == {"missing": 1, "extra": 1}, name
+    project.succeed(only=frozenset(statements), repair=frozenset(statements))
+    for name, verdict in project.verify().items():
+        assert counts(verdict) == {"extra": 1}, name
+
+
+def test_a_row_whose_key_and_cursor_are_others_is_different_for_a_part_of_the_rows(
+    project: Project,
+) -> None:
+    written_otherwise(project, OTHER_FORMS[:1])
+    for at in ("2020-01-01", "2040-01-01"):
+        project.in_warehouse(f"UPDATE staging.t0 SET at = '{at}' WHERE part = 1")
+        assert counts(project.verify(since="2025-01-01")["t0"]) == {"different": 1}, at
+    project.in_source("UPDATE t0 SET at = '2019-01-01' WHERE part = 1")
+    assert counts(project.verify(since="2025-01-01")["t0"]) == {"different": 1}
 
 
 def test_rows_deleted_since_a_replacing_load_are_not_named_beside_rows_added_by_hand(
