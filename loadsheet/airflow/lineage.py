@@ -42,7 +42,8 @@ class ReportsLineage:
     get_dag: Callable[[], Any]
 
     def _own_tables(self) -> Sequence[str]:
-        raise NotImplementedError
+        """The tables that the task extracts or loads."""
+        return [self.name] if self.kind in ("extract", "load", "table") else ()
 
     def get_openlineage_facets_on_start(self) -> StepLineage:
         """The step's tables by name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -235,10 +235,6 @@ class StepOperator(ReportsLineage, BaseOperator):
             write_note(pipeline, context, airflow_connection)
         show(self, step, pipeline, outcome)
         return outcome
-
-    def _own_tables(self) -> Sequence[str]:
-        """The tables that the task extracts or loads."""
-        return [self.name] if self.kind in ("extract", "load", "table") else ()
 
     def _work(self, pipeline: Pipeline, request: RunRequest, context: Context) -> Outcome:
         """Do the step. Raises as `loadsheet.engine.execute`."""

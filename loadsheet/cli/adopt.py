@@ -40,11 +40,19 @@ def adopt(
         )
     _refuse_two_owners(project, old, pipeline.name)
     # Imported here: `--help` needs no driver.
+    from loadsheet.engine.lock_holders import holders_named, of_table
     from loadsheet.postgres import connect_warehouse
+    from loadsheet.sql.text import Relation
     from loadsheet.warehouse import adopt as taking_over
 
-    connection = project_connections(project)(pipeline.warehouse.conn_id)
-    with connect_warehouse(connection) as session:
+    connections = project_connections(project)
+    conn_id = pipeline.warehouse.conn_id
+    ledgers = [of_table(Relation("loadsheet", name)) for name in ("scope", "load", "failure")]
+    waits = {conn_id: ledgers}
+    with (
+        holders_named(connections, waits, "nothing was taken over: "),
+        connect_warehouse(connections(conn_id)) as session,
+    ):
         adopted = taking_over.adopt(session, pipeline, old)
     if as_json:
         print_json({"old": old, "new": pipeline.name, **asdict(adopted)})

@@ -180,6 +180,7 @@ def _collect(
     """Find the garbage of a pipeline and, unless in a dry run, remove it."""
     # Imported here: `--help` needs no driver.
     from loadsheet.engine import garbage
+    from loadsheet.engine.lock_holders import holders_named, of_loads
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse
 
@@ -193,7 +194,8 @@ def _collect(
             if dry_run or not tables:
                 return tables, garbage.Removal()
             alone = garbage.without_restores(session, pipeline.name, tables)
-            check = stack.enter_context(alone)
+            with holders_named(connections, {session.conn_id: [of_loads(pipeline.name)]}):
+                check = stack.enter_context(alone)
         except Exception as error:
             if isinstance(error, InputError) or not is_expected(error):
                 raise
@@ -367,6 +369,7 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     errors of the servers.
     """
     from loadsheet.engine import garbage, sample
+    from loadsheet.engine.lock_holders import holders_named, of_table
     from loadsheet.engine.sample import sampled
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse
@@ -378,7 +381,9 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         relations = sample.created_relations(session, moved)
         if not dry_run:
-            schemas = sample.drop_relations(session, moved, relations)
+            waits = {session.conn_id: [of_table(relation) for relation, _ in relations]}
+            with holders_named(connections, waits):
+                schemas = sample.drop_relations(session, moved, relations)
         tables = garbage.find_sample(moved, lake, session)
     removal = garbage.Removal()
     if not dry_run:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine import lock_holders
+from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import (
     Corrupt,
     InputError,
@@ -39,23 +40,7 @@ from loadsheet.wording import LONGEST_MESSAGE, shortened
 _log = logging.getLogger(__name__)
 # A step that has failed should end soon, also when the warehouse is what is away.
 _LONGEST_RECORDING = timedelta(seconds=5)
-_LONGEST_QUESTION = timedelta(seconds=10)
 _LONGEST_MESSAGE = 2_000
-_LOCK_TIMEOUT = "SQLSTATE 55P03"
-
-# A lock on the table itself, or the one that all loads of it take (`ledger.lock_target`): pg_locks
-# shows its key in halves.
-_LOCK_HOLDERS = """
-SELECT DISTINCT format('session %%s (%%s)', pid,
-    concat_ws(', ', usename, nullif(application_name, '')))
-FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE granted AND pid <> pg_backend_pid()
-  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND (relation = to_regclass(%(table)s)
-       OR locktype = 'advisory' AND objsubid = 1
-          AND (classid::bigint << 32) | objid::bigint = hashtextextended(%(key)s, 0))
-ORDER BY 1 LIMIT 3
-"""
 
 
 @contextmanager
@@ -135,16 +120,13 @@ def failure_explained(
         if diagnosis is None:
             error.add_note(place.failed)
             raise
-        sentences = [f"{named(error)}{diagnosis.text_with_code}"]
-        if diagnosis.code == _LOCK_TIMEOUT:
-            holders = place.lock_holders(connections)
-            if holders:
-                sentences.append(holders)
-        sentences.append(diagnosis.advice)
+        who = ""
+        if diagnosis.code == lock_holders.LOCK_TIMEOUT:
+            who = place.lock_holders(connections)
         explanation: LoadsheetError = Refused()
         if diagnosis.cause.retryable:
             explanation = Unavailable()
-        place.mark(explanation, ". ".join(sentences), diagnosis.code)
+        place.mark(explanation, lock_holders.explained(error, diagnosis, who), diagnosis.code)
         # With the driver's traceback, so that it is clear where it happened.
         raise explanation.with_traceback(error.__traceback__) from error
 
@@ -204,19 +186,16 @@ class _Place:
         return text, ""
 
     def lock_holders(self, connections: Connections) -> str:
-        """A sentence that names who holds a lock on the step's target; empty where none does (the
-        step waited for a source's table), and where the warehouse does not answer."""
-        target = _target(self.step, self.pipeline)
-        with (
-            suppress(Exception),
-            limited("asking who holds the lock", _LONGEST_QUESTION),
-            connect_warehouse(connections(self.pipeline.warehouse.conn_id)) as session,
-        ):
-            names = {"table": target.sql, "key": f"loadsheet:{target}"}
-            holders = ", ".join(row[0] for row in session.execute(_LOCK_HOLDERS, names))
-            if holders:  # else the lock was released in the meantime
-                return f"A lock on {target} is held by {holders}"
-        return ""
+        """A sentence that names who holds a lock that the step may have waited for; empty where
+        nobody does, and where the servers do not answer."""
+        pipeline, name = self.pipeline, self.step.name
+        target = _target(self.step, pipeline)
+        ours = lock_holders.of_target(target, f"loadsheet:fence:{pipeline.name}:{name}")
+        found = lock_holders.holders(connections, pipeline.warehouse.conn_id, [ours])
+        if found or self.step.kind != "extract":
+            return found
+        theirs = lock_holders.of_table(Relation(pipeline.source.schema, name))
+        return lock_holders.holders(connections, pipeline.source.conn_id, [theirs])
 
 
 def _mask_server_message(text: str, cause: BaseException) -> str:

@@ -179,6 +179,7 @@ def without_restores(
     """
     with session.transaction():
         session.execute(STAY_IDLE)
+        ledger.name_transaction(session, f"gc:{pipeline}")
         ledger.lock_loads(session, pipeline)
         _refuse_restored(session, pipeline, found)
         yield lambda: session.execute("SELECT")

@@ -18,6 +18,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.execute import execute
+from loadsheet.engine.lock_holders import holders_named, of_loads, of_target
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import Corrupt, InputError, LoadsheetError, Overtaken
 from loadsheet.failpoints import reach
@@ -113,14 +114,21 @@ def restore(
     failure before that changes nothing.
 
     Raises InputError for a table, load or place that cannot be; Corrupt where the lake does not
-    hold what was loaded, Refused where the loads do not explain the ledger's counts or rows do not
+    hold what was loaded, Unavailable where another session holds a lock for too long, Refused where
+    the loads do not explain the ledger's counts or rows do not
     fit the target, Overtaken where another run has loaded the table whole meanwhile; psycopg and
     lake errors.
     """
     table = _table(pipeline, name)
     run_id = f"restore__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     servers = Servers(pipeline, connections)
-    with servers.warehouse() as session:
+    target = Relation(pipeline.warehouse.schema, name)
+    locks = [of_loads(pipeline.name), of_target(into or target), of_target(target)]
+    waits = {pipeline.warehouse.conn_id: locks}
+    with (
+        holders_named(connections, waits, f"{target}: nothing was restored: "),
+        servers.warehouse() as session,
+    ):
         _ensure_ledger(session, pipeline)
         work = _Restore(session, servers.lake, pipeline, table, as_of, into, accept_counts)
         restored = work.run(run_id)
@@ -170,6 +178,7 @@ class _Restore:
     def _transaction(self, run_id: str) -> Restored | None:
         """Replay what one transaction has room for; None if that was not all."""
         with self.session.transaction():
+            ledger.name_transaction(self.session, f"restore:{self.target}")
             # A gc that has judged the loads before would remove what this one needs.
             ledger.lock_loads(self.session, self.pipeline.name, shared=True)
             ledger.lock_target(self.session, self.place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -148,7 +149,7 @@ class MissingInterval:
 
 
 @dataclass(kw_only=True)
-class TargetStatus:
+class TargetStatus(ABC):
     """The part that tables and transforms share. `failure` is the last one, if it is still open."""
 
     name: str
@@ -164,9 +165,9 @@ class TargetStatus:
     """The last of a comparison of some rows, where it is newer."""
 
     @property
+    @abstractmethod
     def state(self) -> State:
         """The worst that is known of it."""
-        raise NotImplementedError
 
     @property
     def verdict(self) -> Verified | None:

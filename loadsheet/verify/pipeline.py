@@ -10,14 +10,17 @@ import psycopg
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.due import Due
+from loadsheet.engine.lock_holders import Locks, holders, holders_named, of_table
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.engine.sessions import Servers
+from loadsheet.engine.transform import relations_read
 from loadsheet.errors import InputError, Refused
 from loadsheet.names import did_you_mean
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import WAREHOUSE_SETTINGS
 from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.text import Relation
 from loadsheet.verify.look import ALL_ROWS, Look
 from loadsheet.verify.mart import COMPARED, verify_mart
 from loadsheet.verify.models import TableVerdict, Verification
@@ -47,7 +50,8 @@ def verify_pipeline(
     Each verdict is recorded in the ledger, in a transaction of its own; where that is not possible,
     it says why. Nothing else is written. Raises InputError for a name that the pipeline does not
     have, and for a `since` that chooses the rows of none of them; Refused for a ledger of a newer
-    version; psycopg errors, which end the comparison.
+    version; Unavailable where a table is locked for too long; psycopg errors, which end the
+    comparison.
     """
     _refuse_unknown(pipeline, names)
     tables: list[TableVerdict] = []
@@ -64,13 +68,16 @@ def verify_pipeline(
             if table.name not in due.tables if due else names and table.name not in names:
                 continue
             _log.info("comparing %s", table.name)
-            tables.append(verify_table(pipeline, table, look, source, warehouse))
-            _record(warehouse, pipeline, tables[-1])
+            with holders_named(connections, _waits(pipeline, table.name), f"{table.name}: "):
+                tables.append(verify_table(pipeline, table, look, source, warehouse))
+            _record(warehouse, pipeline, tables[-1], connections)
             report(tables[-1])
         for transform in _chosen_marts(pipeline, names, look, due):
             _log.info("comparing %s with its SELECT", transform.name)
-            marts.append(verify_mart(pipeline, transform, look, warehouse))
-            _record(warehouse, pipeline, marts[-1])
+            waits = _mart_waits(pipeline, transform)
+            with holders_named(connections, waits, f"{transform.name}: "):
+                marts.append(verify_mart(pipeline, transform, look, warehouse))
+            _record(warehouse, pipeline, marts[-1], connections)
             report(marts[-1])
     _refuse_since(look, [*tables, *marts])
     return Verification(
@@ -81,7 +88,23 @@ def verify_pipeline(
     )
 
 
-def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -> None:
+def _waits(pipeline: Pipeline, table: str) -> dict[str, list[Locks]]:
+    """The locks that the comparison of a table may wait for, by connection."""
+    return {
+        pipeline.warehouse.conn_id: [of_table(Relation(pipeline.warehouse.schema, table))],
+        pipeline.source.conn_id: [of_table(Relation(pipeline.source.schema, table))],
+    }
+
+
+def _mart_waits(pipeline: Pipeline, transform: Transform) -> dict[str, list[Locks]]:
+    mart = Relation(pipeline.warehouse.mart_schema, transform.name)
+    relations = [mart, *relations_read(pipeline, transform)]
+    return {pipeline.warehouse.conn_id: [of_table(relation) for relation in relations]}
+
+
+def _record(
+    session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict, connections: Connections
+) -> None:
     """Write the verdict into the ledger, or into the verdict why that is not possible."""
     if verdict.at is None or verdict.state == "not compared":
         return
@@ -106,6 +129,10 @@ def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -
     except (Refused, psycopg.Error) as error:
         # What was found is worth more than its record: a role that only reads may compare, too.
         verdict.not_recorded = str(error) if isinstance(error, Refused) else message(error)
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            written = [of_table(Relation("loadsheet", "verified"))]
+            who = holders(connections, pipeline.warehouse.conn_id, written)
+            verdict.not_recorded += f". {who}" if who else ""
         _log.info("the verdict on %s is not recorded: %s", verdict.target, verdict.not_recorded)
 
 

@@ -124,7 +124,7 @@ def lock_target(session: Session, target: Relation, shared: bool = False) -> Non
     All writers of a target take it. `shared` locks wait for writers only.
     """
     kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    # `engine.failures` looks for the holders of the lock under the same key.
+    # `engine.lock_holders` looks for the holders of the lock under the same key.
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
@@ -135,6 +135,12 @@ def lock_loads(session: Session, pipeline: str, shared: bool = False) -> None:
     """
     kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:lake:{pipeline}",))
+
+
+def name_transaction(session: Session, work: str) -> None:
+    """Name the open transaction after its `work` (`restore:staging.orders`), for whoever waits for
+    its locks and asks who holds them."""
+    session.execute("SELECT set_config('application_name', %s, true)", (f"loadsheet:{work}",))
 
 
 def is_written_now(session: Session, target: Relation) -> bool:

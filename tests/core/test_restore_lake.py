@@ -206,11 +206,12 @@ def test_a_gc_waits_for_a_restore_and_a_restore_for_a_gc(
     with monkeypatch.context() as patch:
         patch.setattr(restoring, "reach", meanwhile(restoring.reach, "gc", "shop", "--keep", "1"))
         restore(shop, "merged", "--as-of", str(first))
-    assert "nothing was removed" in answers[-1].stderr and "lock" in answers[-1].stderr
+    assert "nothing was removed" in answers[-1].stderr
+    assert "loadsheet:restore:staging.merged, " in answers[-1].stderr
     with monkeypatch.context() as patch:
         patch.setattr(garbage, "remove", meanwhile(garbage.remove, "restore", "shop", "merged"))
         assert command(shop, "gc", "shop", "--keep", "1").exit_code == 0
-    assert answers[-1].exit_code == 1 and "lock" in answers[-1].stderr
+    assert answers[-1].exit_code == 1 and "loadsheet:gc:shop, " in answers[-1].stderr
     assert len(answers) == 2
     restore(shop, "merged")
 
