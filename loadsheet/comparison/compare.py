@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from loadsheet.comparison.digest import BUCKETS, Side
 from loadsheet.comparison.ranges import with_pauses
+from loadsheet.comparison.storable import storable
 from loadsheet.postgres import Session
 
 # A server-side cursor hands over this many rows at a time, so memory does not grow with the table.
@@ -171,12 +172,13 @@ def _same_keys(
     session: Session, side: Side, found: Sequence[Found], settled: str
 ) -> dict[tuple[int, str] | None, _SameKey]:
     """The rows of `side` whose keys are equal to those of the rows that were `found`."""
-    if not found:
+    by_texts = {tuple(json.loads(one.key[1])): one.key for one in found if one.key}
+    keys = storable(session, list(by_texts))
+    if not keys:
         return {}
-    keys = [json.loads(one.key[1]) for one in found if one.key]
     rows = session.execute(side.same_keys(keys, settled).encode())
     return {
-        found[place].key: _SameKey((key_hash, text), is_settled, is_chosen)
+        by_texts[keys[place]]: _SameKey((key_hash, text), is_settled, is_chosen)
         for place, key_hash, text, is_settled, is_chosen in rows
     }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from loadsheet.comparison.storable import storable
 from loadsheet.engine.attempt import Attempt
 from loadsheet.errors import Refused, Unavailable
 from loadsheet.postgres import Session
@@ -147,13 +148,14 @@ def is_due(attempt: Attempt, rows: Selection, read_at: str) -> bool:
     return elapsed < timedelta(0) or elapsed >= deletes.every * _EARLY
 
 
-def marked_before(attempt: Attempt, described: SourceTable) -> list[list[str]]:
+def marked_before(attempt: Attempt, described: SourceTable, source: Session) -> list[list[str]]:
     """The keys of rows that were marked as deleted while the spec said `soft`. A search by another
     setting takes them for rows like any other. So they are read with the increment: one that has
     come back loses its mark, whatever its cursor is."""
     if keeps_deleted(attempt.table):
         return []  # the search takes them for gone
     key = {name: described.column(name).type for name in described.key}
-    return attempt.warehouse.use(
+    keys = attempt.warehouse.use(
         lambda session: gone.marked_keys(session, attempt.target, key, _MOST_MARKED)
     )
+    return storable(source, keys)

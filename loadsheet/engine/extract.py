@@ -283,7 +283,7 @@ def _read_and_seal(
             deletes.refuse_copying(source, described)
             found = key_search.find(attempt, source, described, rows, origin, read_at)
             again = [*found.missing, *found.may_have_moved]
-            again += deletes.marked_before(attempt, described)
+            again += deletes.marked_before(attempt, described, source)
             rows = key_search.with_keys(rows, described, again)
         attempt.remarks += found.remarks
         where = rows.where

@@ -38,6 +38,7 @@ from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
 from loadsheet.comparison.settled import settled_rows
 from loadsheet.comparison.snapshot import STAY_IDLE
+from loadsheet.comparison.storable import storable
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.deletes import Found, Keys
 from loadsheet.errors import Refused
@@ -115,6 +116,9 @@ def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[
     )
     rest = iter(keys)
     while batch := list(islice(rest, _KEYS_IN_A_LOOKUP)):
+        batch = storable(source, batch)
+        if not batch:
+            continue
         listed = ", ".join(f"({', '.join(_typed_key(columns, key))})" for key in batch)
         row = source.execute(
             f"SELECT count(*) FROM (VALUES {listed}) _loadsheet_gone ({', '.join(names)})"
@@ -358,10 +362,12 @@ class _Search:
         moved: dict[str, list[str]] = {}
         latest = list(keys)
         for _ in range(_MOST_TURNS):
+            latest = storable(warehouse, latest)
             found = warehouse.execute(
                 f"SELECT DISTINCT {cursor}::text FROM {self.target.sql} WHERE {cursor} IS NOT NULL"
                 f" AND {digest.with_keys(self.in_target, latest)}".encode()
             ).fetchall()
+            found = storable(self.source, found)
             rows = self.source.execute(
                 f"SELECT {key} FROM {self.described.relation.sql}"
                 f" WHERE {digest.with_keys([in_source], found)} LIMIT {_MOST_MISSING + 1}".encode()

@@ -12,6 +12,7 @@ import pytest
 
 from demo.servers import PostgresServer
 from loadsheet.comparison.digest import BUCKETS, Hash, Query, Side, Value
+from loadsheet.engine import key_search
 from loadsheet.engine.request import repair_request
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -298,3 +299,60 @@ def test_a_source_in_another_encoding_is_compared_repaired_and_searched_for_dele
         session.execute("DELETE FROM item WHERE id = 'é9'")
     project.succeed()
     assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(48,)]
+
+
+# A letter that each encoding has, as its databases store it, and one that it has not.
+ENCODINGS = {
+    "LATIN1": ("é", "€"),
+    "WIN1252": ("€", "東"),
+    "EUC_JP": ("東", "€"),
+    "SQL_ASCII": ("é", "東"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_key_that_the_source_cannot_even_store_is_extra_and_searched_for_like_others(
+    project: Project, postgres: PostgresServer, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was inserted by hand, or the source's database was made again in another encoding."""
+    has, lacks = ENCODINGS[encoding]
+    name = f"test_{secrets.token_hex(6)}"
+    project.in_source(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    project.source = postgres.dsn(name)
+    tables = {
+        "hard": ("id text PRIMARY KEY", "hard"),
+        "soft": ("id text PRIMARY KEY", "soft"),
+        # Such a key is looked up on the other side.
+        "kept": ("id text, n numeric DEFAULT 1.0, PRIMARY KEY (id, n)", None),
+    }
+    with psycopg.connect(project.source, autocommit=True, client_encoding="UTF8") as session:
+        for table, (columns, _) in tables.items():
+            session.execute(f"CREATE TABLE {table} ({columns}, at timestamptz DEFAULT now())")
+            session.execute(
+                f"INSERT INTO {table} SELECT '{has}' || i FROM generate_series(1, 40) i"
+            )
+    spec = {table: {"incremental": "at", "deletes": way} for table, (_, way) in tables.items()}
+    project.spec(spec)
+    project.succeed()
+    project.in_warehouse(
+        f"INSERT INTO staging.hard (id, _load_id) VALUES ('{lacks}1', 1), ('{has}x', 1);"
+        f"INSERT INTO staging.soft (id, _load_id) VALUES ('{lacks}1', 1), ('{has}x', 1);"
+        f"INSERT INTO staging.kept (id, n, _load_id) VALUES ('{lacks}1', 2, 1)"
+    )
+    found = project.verify()
+    assert found["kept"].counts == {"missing": 0, "extra": 1, "different": 0}
+    assert found["hard"].unproven == found["soft"].unproven == 2
+    if encoding != "SQL_ASCII":  # which takes any byte
+        # The control: the statement as a whole.
+        with monkeypatch.context() as patched:
+            patched.setattr(key_search, "storable", lambda session, keys: list(keys))
+            assert "SQLSTATE 22P05" in str(project.run()["extract.extract_hard"].result)
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.hard") == [(40,)]
+    marked = "SELECT count(*) FROM staging.soft WHERE _deleted_at IS NOT NULL"
+    assert project.in_warehouse(marked) == [(2,)]
+    # The marked rows are looked for in the source.
+    spec["soft"]["deletes"] = "hard"
+    project.spec(spec)
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.soft") == [(40,)]
