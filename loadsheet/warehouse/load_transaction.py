@@ -313,6 +313,8 @@ class LoadTransaction:
     def _ensure_tombstones(self) -> None:
         if tombstones.are_kept(self.table, self.manifest.key):
             tombstones.ensure(self.session, self.target, self.manifest.key, self.drift)
+        else:
+            tombstones.follow(self.session, self.target, self.drift)
 
     def _note_marks(self) -> None:
         if self.gone_rows:

@@ -61,43 +61,64 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Dr
     """
     tombstones = relation_of(target)
     types = tables.columns_of(session, target)
-    mark = f"{_MARK}{target} (Loadsheet)"
-    found = tables.columns_of(session, tombstones)
-    if found:
-        if session.execute(_COMMENT, (tombstones.sql,)).fetchone() != (mark,):
+    if exist(session, target):
+        if not _are_ours(session, target):
             raise Refused(
                 f"{tombstones} exists and was not made by Loadsheet: `deletes: hard` keeps the keys"
                 f" of deleted rows of {target.name} there. Drop or rename it"
             )
-        if _follow_key(session, tombstones, {name: types[name] for name in key}, changed):
+        follow(session, target, changed)
+        if _fit(session, tombstones, {name: types[name] for name in key}):
             return
-        session.execute(f"DROP TABLE {tombstones.sql}")
+        session.execute(f"DROP TABLE IF EXISTS {tombstones.sql}")
     columns = [f"{ident(name)} {types[name]} NOT NULL" for name in key]
     columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
     session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
     session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
-    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(mark)}")
+    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(_mark(target))}")
 
 
-def _follow_key(
-    session: Session, tombstones: Relation, key: Mapping[str, str], changed: Drift
-) -> bool:
-    """Whether the tombstones have the columns and types of the `key` now; they are renamed and
-    widened for it."""
+def follow(session: Session, target: Relation, changed: Drift) -> None:
+    """Rename the columns of the target's tombstones, if there are any, as the target's were
+    renamed, also where the spec keeps no tombstones now or the target is restored: two names that
+    were exchanged look later as if they had not been."""
+    if not (changed.renamed or changed.replaced) or not exist(session, target):
+        return
+    if not _are_ours(session, target):
+        return
+    tombstones = relation_of(target)
     found = tables.columns_of(session, tombstones)
-    renamed = {old: new for old, new in changed.renamed.items() if old in found and new in key}
-    names = [name for name in found if name not in (DELETED_AT, LOAD_ID)]
-    if {renamed.get(name, name) for name in names} != key.keys():
-        return False
+    renamed = {old: new for old, new in changed.renamed.items() if old in found}
+    blocked = set(renamed.values()) & (found.keys() - renamed.keys())
+    if blocked or changed.replaced.keys() & {renamed.get(name, name) for name in found}:
+        session.execute(f"DROP TABLE {tombstones.sql}")  # they are keys of another column
+        return
     drift.rename_columns(session, tombstones, replace(changed, renamed=renamed))
+
+
+def _are_ours(session: Session, target: Relation) -> bool:
+    mark = session.execute(_COMMENT, (relation_of(target).sql,)).fetchone()
+    return mark == (_mark(target),)
+
+
+def _mark(target: Relation) -> str:
+    return f"{_MARK}{target} (Loadsheet)"
+
+
+def _fit(session: Session, tombstones: Relation, key: Mapping[str, str]) -> bool:
+    """Whether the tombstones have the columns and types of the `key` now; they are widened for
+    it."""
+    found = tables.columns_of(session, tombstones)
+    names = [name for name in found if name not in (DELETED_AT, LOAD_ID)]
+    if set(names) != key.keys():
+        return False
     for name in names:
-        before, now = found[name], key[renamed.get(name, name)]
+        before, now = found[name], key[name]
         if before == now:
             continue
         if not widens(before, now):
             return False
-        column = ident(renamed.get(name, name))
-        session.execute(f"ALTER TABLE {tombstones.sql} ALTER {column} TYPE {now}")
+        session.execute(f"ALTER TABLE {tombstones.sql} ALTER {ident(name)} TYPE {now}")
     return True
 
 
