@@ -159,6 +159,9 @@ def _print(restored: Restored, is_read_whole: bool) -> None:
     if placed.newer_columns:
         names = listed(placed.newer_columns)
         show(on_one_line(f"  without values, because they came later: {names}"))
+    if placed.wider_columns:
+        names = listed(placed.wider_columns)
+        show(on_one_line(f"  with the wider types of later, because something uses them: {names}"))
     if is_read_whole:
         show("  the next run reads the whole table again, as the source has it then")
     elif placed.watermark is not None:
@@ -189,5 +192,6 @@ def _document(pipeline: str, restored: Restored) -> dict[str, Any]:
         "replayed": restored.replayed,
         "watermark": placed.watermark,
         "columns_without_values": placed.newer_columns,
+        "columns_with_wider_types": placed.wider_columns,
         "marts": marts,
     }

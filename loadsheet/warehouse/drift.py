@@ -445,6 +445,23 @@ def alter_columns(
         session.execute(statement)
 
 
+def narrow_columns(session: Session, target: Relation, types: Mapping[str, str]) -> list[str]:
+    """Give columns of the target the narrower types that all of its rows fit, and return those of
+    them that cannot get theirs, because something uses them."""
+    lost = belongings.lost_by_a_new_type(session, target) if types else []
+    used = []
+    for name, type_name in types.items():
+        try:
+            with session.transaction():
+                column = ident(name)
+                session.execute(f"ALTER TABLE {target.sql} ALTER COLUMN {column} TYPE {type_name}")
+        except _CANNOT_ALTER:
+            used.append(name)
+    for statement in lost:
+        session.execute(statement)
+    return used
+
+
 def refuse_attached(session: Session, target: Relation, drift: Drift) -> None:
     """Raises Refused, with the statement that helps, where the target is attached to another table
     and its columns can change only with that one's."""

@@ -12,9 +12,12 @@ from loadsheet.postgres import Session
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, idents
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse import drift, fence, ledger, tables
 from loadsheet.warehouse.arrival import Arrival
+from loadsheet.warehouse.belongings import Belonging
+from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.history import LoggedLoad
+from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.load_transaction import LoadTransaction
 from loadsheet.warehouse.replay import Replay
 from loadsheet.warehouse.scope import Scope, read_scope, recorded_columns
@@ -29,6 +32,9 @@ class Placed:
     watermark: str | None
     newer_columns: tuple[str, ...]
     """Columns of the target that came after the restored load: they have no values now."""
+    wider_columns: tuple[str, ...] = ()
+    """Columns that keep the wider type that they got after the restored load, because something
+    that hangs on the target uses them."""
 
 
 class _Placement(LoadTransaction):
@@ -57,6 +63,7 @@ class _Placement(LoadTransaction):
             load_no,
         )
         self.stamp = None
+        self.wider: list[str] = []
         # The rows bring their marks, and no others stay.
         self.keeps_deleted = False
 
@@ -74,6 +81,14 @@ class _Placement(LoadTransaction):
 
     def _add_load_id(self, table: Relation) -> None:
         """Each row has brought its own."""
+
+    def _apply_difference(self, fresh: Relation, changed: Drift, obstacle: Belonging) -> Effect:
+        """In place, a column that was widened after the restored load has the wide type."""
+        effect = super()._apply_difference(fresh, changed, obstacle)
+        arriving = {column.name: column.type for column in self.manifest.columns}
+        types = {name: arriving[name] for name in changed.left}
+        self.wider = drift.narrow_columns(self.session, self.target, types)
+        return effect
 
 
 def place_elsewhere(session: Session, lake: Lake, replay: Replay, place: Relation) -> Placed:
@@ -159,6 +174,7 @@ def place_in_target(
             for column in recorded
             if column["name"] in placement.drift.former and _is_read(column)
         ),
+        wider_columns=tuple(placement.wider),
     )
 
 
@@ -215,7 +231,7 @@ def _columns_after(
     replay: Replay,
     target: Relation,
     before: Sequence[dict[str, Any]],
-    placement: LoadTransaction,
+    placement: _Placement,
 ) -> list[dict[str, Any]]:
     """The target's columns as the ledger is to record them: those of the restored load, and those
     that the target has besides.

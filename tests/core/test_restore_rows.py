@@ -191,3 +191,51 @@ def test_a_repair_is_replayed_and_what_another_user_did_before_it_is_not(
     assert f"load {number}: " in refused(project, "item")
     restore(project, "item", "--accept-counts")
     assert not project.differences("item")
+
+
+WIDENED = {
+    "what": ("varchar(10)", "text", "repeat('x', 20)"),
+    "n": ("int", "bigint", "5000000000"),
+    "price": ("numeric(8,2)", "numeric(12,2)", "1234567890.12"),
+}
+
+
+REFERS = "CREATE TABLE public.r (id int REFERENCES staging.item)"
+
+
+@pytest.mark.parametrize(("deletes", "hangs"), [("soft", ""), ("soft", REFERS), ("hard", REFERS)])
+def test_a_column_that_was_widened_later_has_its_type_of_then(
+    project: Project, copies: Copies, deletes: str, hangs: str
+) -> None:
+    columns = ", ".join(f"{name} {before}" for name, (before, _, _) in WIDENED.items())
+    project.in_source(
+        f"CREATE TABLE item (id int PRIMARY KEY, {columns}, at timestamptz DEFAULT"
+        " clock_timestamp()); INSERT INTO item SELECT n, 'a', n, n FROM generate_series(1, 90) n"
+    )
+    project.spec({"item": ITEM | {"deletes": deletes}})
+    project.succeed()
+    keep_copies(project, copies)
+    after(project, copies, "DELETE FROM item WHERE id = 1")
+    for name, (_, wide, value) in WIDENED.items():
+        project.in_source(f"ALTER TABLE item ALTER {name} TYPE {wide}")
+        project.in_source(f"UPDATE item SET {name} = {value}, at = clock_timestamp() WHERE id = 2")
+    after(project, copies, "DELETE FROM item WHERE id = 3")
+    project.in_warehouse(hangs or "SELECT")
+    for number, copy in copies["item"].items():
+        found = restore(project, "item", "--as-of", str(number))
+        assert not difference(project, "staging.item", copy), number
+        assert found["columns_with_wider_types"] == []
+        project.succeed()
+        assert project.verify()["item"].state == "equal"
+    # A column that a view uses cannot be altered: its values are those of then.
+    project.as_loader("CREATE VIEW staging.seen AS SELECT n FROM staging.item")
+    first = load_numbers(project, "item")[0]
+    result = command(project, "restore", "shop", "item", "--as-of", str(first))
+    assert result.exit_code == 0, result.output
+    assert "with the wider types of later, because something uses them: n\n" in result.stdout
+    columns = "SELECT id, what, n, price FROM {} ORDER BY 1"
+    assert project.in_warehouse(columns.format("staging.item")) == project.in_warehouse(
+        columns.format(copies["item"][first])
+    )
+    project.succeed()
+    assert project.verify()["item"].state == "equal"
