@@ -84,7 +84,8 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     _log.info("%d late, of %d tables and marts with a limit", len(late), judged)
     alarms, over = to_tell(memory)
     routes = {name: place.routes for name, place in places.items()}
-    memory = after_telling(memory, send_all([*alarms, *over], late, routes))
+    sent = send_all([*alarms, *over], late, routes)
+    memory = after_telling(memory, sent.told, sent.threads)
     text = _as_text(memory, places)
     if text != stored:
         Variable.set(variable, text, description="What Loadsheet remembers of what is late")

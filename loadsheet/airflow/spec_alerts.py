@@ -17,17 +17,23 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from airflow.sdk import DAG
 
-from loadsheet.airflow.alerts.message import Message, message_of
-from loadsheet.airflow.alerts.sending import tell
+from loadsheet.airflow.alerts.message import Message, Thread, Trouble
+from loadsheet.airflow.alerts.sending import tell, threads_in
 from loadsheet.airflow.dag_ids import routes_in
-from loadsheet.airflow.stubs import Stubs, alert_of, message_file_of, write_atomically
-from loadsheet.redact import clean, summary
+from loadsheet.airflow.stubs import (
+    Stubs,
+    alert_of,
+    message_file_of,
+    thread_file_of,
+    write_atomically,
+)
+from loadsheet.redact import summary
 from loadsheet.spec.routes import Route, route_of
 
 _log = logging.getLogger(__name__)
@@ -83,6 +89,8 @@ def report_repair(stub: Path, shown: str, dag: DAG) -> None:
     ]
     if heard:
         _leave(stub, heard, shown, "")
+    else:
+        _keep_threads(message_file_of(stub), {})
 
 
 def _leave(stub: Path, routes: Sequence[Route], shown: str, problems: str) -> None:
@@ -121,28 +129,33 @@ def _write(stub: Path, state: _State) -> bool:
     return True
 
 
+def _threads(message_file: Path) -> dict[str, Thread]:
+    """The threads of messages about the file's problems, by the places of routes."""
+    try:
+        noted = json.loads(thread_file_of(message_file).read_text(encoding="utf-8"))
+        return {place: {**thread} for place, thread in noted.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _keep_threads(message_file: Path, threads: Mapping[str, Thread]) -> None:
+    file = thread_file_of(message_file)
+    # Without the note, the next message begins a thread of its own.
+    with contextlib.suppress(OSError):
+        if threads:
+            write_atomically(file, json.dumps(threads), drafts=file.parents[1])
+        else:
+            file.unlink(missing_ok=True)
+
+
 def file_message(file: str, problems: str = "") -> Message:
     """The message that the pipeline file `file` has `problems` or, without any, that it is read
     again."""
-    incident = f"loadsheet_file__{file}"
+    trouble = Trouble(source=file, incident=f"loadsheet_file__{file}", facts={"File": file})
     if not problems:
-        return message_of(
-            event="recovery",
-            state="resolved",
-            title=f"{file} is read again",
-            source=file,
-            facts={"File": file},
-            incident=incident,
-        )
-    return message_of(
-        event="broken_spec",
-        state="open",
-        title=f"{file} has problems, and there are no runs of it until they are fixed",
-        source=file,
-        facts={"File": file},
-        sections={"Problems": clean(problems)},
-        incident=incident,
-    )
+        return trouble.over("recovery", f"{file} is read again")
+    title = f"{file} has problems, and there are no runs of it until they are fixed"
+    return trouble.begun("broken_spec", title, {}, {"Problems": problems})
 
 
 class Messages:
@@ -175,8 +188,14 @@ class Messages:
             _log.warning("The message %s cannot be read: %s", file.name, summary(error))
             file.unlink(missing_ok=True)  # else no other would be sent
             return True
-        results = tell(routes, message)
+        threads = _threads(file)
+        results = tell(routes, message, threads)
         refused = [result.delivery.route for result in results if result.refused]
+        if left["problems"]:
+            _keep_threads(file, {**threads, **threads_in(results)})
+        else:
+            places = {route.place for route in refused}
+            _keep_threads(file, {name: threads[name] for name in threads if name in places})
         if not refused:
             file.unlink(missing_ok=True)
         elif len(refused) < len(routes):

@@ -126,6 +126,11 @@ def message_file_of(stub: Path) -> Path:
     return stub.parents[1] / "messages" / stub.name
 
 
+def thread_file_of(message_file: Path) -> Path:
+    """The file with the threads that the message about a file's problems has begun."""
+    return message_file.parents[1] / "threads" / message_file.name
+
+
 def files_in(folder: Path) -> dict[str, os.stat_result]:
     """The size and the times of each file in the folder, by name."""
     files = {}
@@ -308,7 +313,8 @@ class Stubs:
         Raises FileNotFoundError if there is no folder `pipelines`: the path is wrong, because an
         empty project has one; PermissionError if another user could have written DAG files.
         """
-        folders = (self.dags, self.home / "parsed", self.home / "alerts", self.messages)
+        names = ("parsed", "alerts", "threads")
+        folders = (self.dags, self.messages, *(self.home / name for name in names))
         _make(self.home.parent)
         for place in (self.home, *folders):
             place.mkdir(mode=0o775, exist_ok=True)
@@ -402,5 +408,6 @@ class Stubs:
                 continue  # added by another process since we listed the folder
             stub = self.dags / name
             stub.unlink(missing_ok=True)
-            for note in (marker_of(stub), alert_of(stub), message_file_of(stub)):
+            message = message_file_of(stub)
+            for note in (marker_of(stub), alert_of(stub), message, thread_file_of(message)):
                 note.unlink(missing_ok=True)

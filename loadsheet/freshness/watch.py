@@ -56,6 +56,8 @@ class Incident:
     """Those that were told of what it is now, while others could not be."""
     over: bool = False
     """Whether none of its targets is late any more; then it has no targets."""
+    threads: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    """By the places of routes: where the message about its end follows that of its alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +132,21 @@ def to_tell(memory: Memory) -> tuple[list[Incident], list[Incident]]:
     return alarms, over
 
 
-def after_telling(memory: Memory, told: Mapping[Incident, Sequence[str] | None]) -> Memory:
+def after_telling(
+    memory: Memory,
+    told: Mapping[Incident, Sequence[str] | None],
+    threads: Mapping[Incident, Mapping[str, Mapping[str, str]]] | None = None,
+) -> Memory:
     """The memory once messages about these incidents were sent: to all (None), or only to these
-    places. The next look sends the others."""
+    places. The next look sends the others. `threads` are those that alarms have begun."""
     left: list[Incident] = []
     for one in memory.incidents:
         places = told.get(one, one.places)
+        begun = {**one.threads, **(threads or {}).get(one, {})}
         if places is not None:
-            left.append(replace(one, places=tuple(places)))
+            left.append(replace(one, places=tuple(places), threads=begun))
         elif not one.over:
-            left.append(replace(one, told=True, places=()))
+            left.append(replace(one, told=True, places=(), threads=begun))
     return replace(memory, incidents=tuple(left))
 
 

@@ -21,8 +21,8 @@ from loadsheet.plan.dag_config import dag_config
 from loadsheet.plan.steps import step_id
 from loadsheet.spec.pipeline_file import check_file, load_pipeline
 from tests import hostile_spec
+from tests.airflow.alert_world import context as failed
 from tests.airflow.test_operators import context, execute
-from tests.airflow.test_slack import context as failed
 from tests.airflow.test_slack import failure_message
 from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RENDERED, TRAP, VALUES
 from tests.project import Project

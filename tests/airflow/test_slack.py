@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -28,25 +27,11 @@ from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.verify.step import verify_due
+from tests.airflow.alert_world import LOG_URL, context, raised, variables
 from tests.airflow.conftest import define_slack
 from tests.project import Project
 
-LOG_URL = "http://127.0.0.1:8080/dags/flights/runs/manual__1/tasks/load.load_bookings?try_number=3"
-
-
-def context(
-    error: BaseException | str | None = None,
-    *,
-    step: str = "load.load_bookings",
-    run_id: str = "manual__2026-01-01T00:00:00+00:00",
-    tables: tuple[str, ...] = (),
-) -> Any:
-    """As on a manual run without a logical date: no `logical_date`, `ds`, `ts` or
-    `data_interval_*`."""
-    ti = SimpleNamespace(dag_id="flights", task_id=step, try_number=3, max_tries=2, log_url=LOG_URL)
-    task = SimpleNamespace(kind=step.partition(".")[0], name=step.rpartition("_")[2])
-    found = {"ti": ti, "task": task, "run_id": run_id, "params": {"tables": list(tables)}}
-    return found if error is None else {**found, "exception": error}
+__all__ = ["variables"]
 
 
 def fail(**more: Any) -> None:
@@ -57,28 +42,6 @@ def fail(**more: Any) -> None:
 
 def work(**more: Any) -> None:
     notify_success(context(**more), slack_conn_id="slack")
-
-
-@pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Airflow's Variables, as a task sees them; `test_end_to_end.py` has the real ones."""
-    found: dict[str, str] = {}
-    monkeypatch.setattr(
-        Variable, "keys", lambda prefix: [key for key in found if key.startswith(prefix)]
-    )
-    monkeypatch.setattr(Variable, "get", found.__getitem__)
-    monkeypatch.setattr(
-        Variable, "set", lambda key, value, description: found.__setitem__(key, value)
-    )
-    monkeypatch.setattr(Variable, "delete", found.__delitem__)
-    return found
-
-
-def raised(error: BaseException) -> BaseException:
-    try:
-        raise error
-    except type(error) as caught:
-        return caught
 
 
 def failure_message(context: Any) -> dict[str, Any]:
@@ -110,7 +73,7 @@ def test_a_failure_names_pipeline_step_run_time_try_error_place_and_log(
     ):
         assert part in told
     assert "ValueError: the lake is dry" in told
-    assert "test_slack.py:" in told and "in raised" in told
+    assert "alert_world.py:" in told and "in raised" in told
     assert f"<{LOG_URL}|Open the log>" in told
 
 

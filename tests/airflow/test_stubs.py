@@ -245,6 +245,7 @@ def test_many_processes_at_once_agree(project: Path, tmp_path: Path) -> None:
         "dags",
         "messages",
         "parsed",
+        "threads",
     ]
 
 
@@ -395,6 +396,7 @@ def test_a_full_disk_leaves_nothing_behind_and_is_made_up_for(project: Path, stu
         "dags",
         "messages",
         "parsed",
+        "threads",
     ]
     stubs.refresh()
     assert names(stubs) == ["one.yml.py", "three.yml.py", "two.yml.py"]

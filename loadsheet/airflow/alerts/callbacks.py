@@ -74,23 +74,19 @@ def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
         return
     message = task_messages.failure_message(context)
     threads = failure.threads if failure else {}
-    results = sending.send(
-        [Delivery(route=route, message=message, thread=threads.get(route.place)) for route in heard]
-    )
-    for result in results:
-        sending.log_error(result, "this failure")
-    begun = {result.delivery.route.place: result.thread for result in results if result.thread}
-    if failure and {**threads, **begun} != threads:
-        incidents.keep(dag_id, task_id, replace(failure, threads={**threads, **begun}))
+    results = sending.tell(heard, message, threads, "this failure")
+    now = {**threads, **sending.threads_in(results)}
+    if failure and now != threads:
+        incidents.keep(dag_id, task_id, replace(failure, threads=now))
 
 
 def _notify_success(context: Context, routes: Sequence[Route]) -> None:
-    deliveries = []
+    deliveries: list[Delivery] = []
     drift = getattr(context["task"], "drift", {})
     if drift:
         message = task_messages.drift_message(context, drift)
         heard = [route for route in routes if route.hears("drift")]
-        deliveries += [Delivery(route=route, message=message) for route in heard]
+        deliveries += sending.deliveries(heard, message)
     failure = None
     try:
         failure = _recovered(context, routes)
@@ -98,9 +94,7 @@ def _notify_success(context: Context, routes: Sequence[Route]) -> None:
         _log.warning("There is no message if this task works again: %s", summary(error))
     if failure:
         message = task_messages.recovery_message(context, failure)
-        for route in _untold(routes, failure):
-            thread = failure.threads.get(route.place)
-            deliveries.append(Delivery(route=route, message=message, thread=thread))
+        deliveries += sending.deliveries(_untold(routes, failure), message, failure.threads)
     if not deliveries and failure is None:
         return
     refused = []

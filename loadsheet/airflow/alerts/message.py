@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import quote
 
-from loadsheet.redact import on_one_line, visible
+from loadsheet.redact import clean_whole, on_one_line
 from loadsheet.spec.routes import Route
 
 _LONGEST_NAME = 1_000
@@ -86,13 +86,13 @@ def message_of(
     incident: str = "",
 ) -> Message:
     """A message in whose texts nothing controls a terminal, a line or an encoder, and none of which
-    is very long. Secrets must have been removed. `sections` are texts by their headings; the time
-    is added to the facts."""
+    is very long. `sections` are texts by their headings, from which row data and secrets are
+    removed; title and facts hold names alone. The time is added to the facts."""
     at = datetime.now(UTC)
     named = {name: _line(value) for name, value in facts.items()}
     texts = []
     for heading, text in (sections or {}).items():
-        shown = cut(_encodable(visible(text)), _LONGEST_TEXT)
+        shown = cut(_encodable(_without_secrets(text)), _LONGEST_TEXT)
         texts.append(Section(heading=heading, text=shown))
     return Message(
         event=event,
@@ -105,6 +105,62 @@ def message_of(
         incident=_incident(incident),
         at=at,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What is wrong until it is told to be over, with what all messages about it have in common."""
+
+    source: str
+    """The pipeline or the file that it is about."""
+    incident: str
+    """Its name; no other trouble has it."""
+    facts: Mapping[str, str]
+    """Those that say what it is about."""
+    link: str = ""
+
+    def begun(
+        self, event: str, title: str, facts: Mapping[str, str], sections: Mapping[str, str]
+    ) -> Message:
+        """The message that it is there."""
+        return self._message(event, "open", title, facts, sections)
+
+    def over(
+        self,
+        event: str,
+        title: str,
+        facts: Mapping[str, str] | None = None,
+        sections: Mapping[str, str] | None = None,
+    ) -> Message:
+        """The message that it is over."""
+        return self._message(event, "resolved", title, facts or {}, sections or {})
+
+    def _message(
+        self,
+        event: str,
+        state: Literal["open", "resolved"],
+        title: str,
+        facts: Mapping[str, str],
+        sections: Mapping[str, str],
+    ) -> Message:
+        return message_of(
+            event=event,
+            state=state,
+            title=title,
+            source=self.source,
+            facts={**self.facts, **facts},
+            sections=sections,
+            link=self.link,
+            incident=self.incident,
+        )
+
+
+def _without_secrets(text: str) -> str:
+    from airflow.providers.common.compat.sdk import redact
+
+    # `clean_whole` knows what secrets and row data look like, `redact` the passwords of the
+    # connections that this task has opened.
+    return str(redact(clean_whole(text)))
 
 
 def _line(text: str) -> str:

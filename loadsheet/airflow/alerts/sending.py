@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,16 +49,34 @@ class Result:
         return self.error is not None and not isinstance(self.error, TimeoutError)
 
 
-def tell(routes: Iterable[Route], message: Message) -> list[Result]:
-    """Send `message` on the routes that hear of its event; log what did not arrive. Never raises
-    for a route that does not work."""
-    heard = [
-        Delivery(route=route, message=message) for route in routes if route.hears(message.event)
-    ]
-    results = send(heard)
+def tell(
+    routes: Iterable[Route],
+    message: Message,
+    threads: Mapping[str, Thread] | None = None,
+    about: str = "",
+) -> list[Result]:
+    """Send `message` on the routes; log what did not arrive, as one `about` its source or what is
+    given. `threads`, by the routes' places, are those that it follows. Never raises for a route
+    that does not work."""
+    results = send(deliveries(routes, message, threads))
     for result in results:
-        log_error(result, message.source)
+        log_error(result, about or message.source)
     return results
+
+
+def deliveries(
+    routes: Iterable[Route], message: Message, threads: Mapping[str, Thread] | None = None
+) -> list[Delivery]:
+    """The message on each of the routes, in the thread of its place if there is one."""
+    known = threads or {}
+    return [
+        Delivery(route=route, message=message, thread=known.get(route.place)) for route in routes
+    ]
+
+
+def threads_in(results: Iterable[Result]) -> dict[str, Thread]:
+    """The threads that the messages are in, or have begun, by their places."""
+    return {result.delivery.route.place: result.thread for result in results if result.thread}
 
 
 def send(deliveries: Sequence[Delivery]) -> list[Result]:

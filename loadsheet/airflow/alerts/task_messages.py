@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.airflow.alerts.incidents import Failure, step_name, variable_key
-from loadsheet.airflow.alerts.message import Message, message_of
+from loadsheet.airflow.alerts.message import Message, Trouble, message_of
 from loadsheet.errors import Differs
-from loadsheet.redact import clean, summary
+from loadsheet.redact import summary
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,18 +32,13 @@ def event_of(error: object) -> str:
 def failure_message(context: Context) -> Message:
     """The message about a task that has failed and is not tried again."""
     ti = context["ti"]
-    from airflow.providers.common.compat.sdk import redact
-
     error = context.get("exception")
     if error is None:
         error_text = (
             "No exception: the task's process was killed or lost. The log has its last lines."
         )
     else:
-        error_text = clean(error) if isinstance(error, str) else summary(error)
-        # `clean` and `summary` know what secrets look like, `redact` the passwords of the
-        # connections that this task has opened.
-        error_text = str(redact(error_text))
+        error_text = error if isinstance(error, str) else summary(error)
     sections = {"Error": error_text}
     frames: list[str] = []
     if isinstance(error, BaseException):
@@ -51,33 +46,24 @@ def failure_message(context: Context) -> Message:
             frames.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
     if frames:
         sections["Where"] = "\n".join(frames)
-    return message_of(
-        event=event_of(error),
-        state="open",
-        title=f"{ti.dag_id} failed at {step_name(context)}",
-        source=ti.dag_id,
-        facts={**_facts(context), "Try": _tries(ti)},
-        sections=sections,
-        link=ti.log_url,
-        incident=variable_key(ti.dag_id, step_name(context)),
-    )
+    title = f"{ti.dag_id} failed at {step_name(context)}"
+    return _trouble(context).begun(event_of(error), title, {"Try": _tries(ti)}, sections)
 
 
 def recovery_message(context: Context, failure: Failure) -> Message:
     """The message about a task that had failed and works again."""
+    title = f"{context['ti'].dag_id} works again at {step_name(context)}"
+    facts = {"Failed since": failure.since, "First in run": failure.run_id}
+    return _trouble(context).over("recovery", title, facts)
+
+
+def _trouble(context: Context) -> Trouble:
     ti = context["ti"]
-    return message_of(
-        event="recovery",
-        state="resolved",
-        title=f"{ti.dag_id} works again at {step_name(context)}",
+    return Trouble(
         source=ti.dag_id,
-        facts={
-            **_facts(context),
-            "Failed since": failure.since,
-            "First in run": failure.run_id,
-        },
-        link=ti.log_url,
         incident=variable_key(ti.dag_id, step_name(context)),
+        facts=_facts(context),
+        link=ti.log_url,
     )
 
 
@@ -94,7 +80,7 @@ def drift_message(context: Context, drift: Mapping[str, Sequence[str]]) -> Messa
         title=f"{ti.dag_id} has followed changed columns at {step_name(context)}",
         source=ti.dag_id,
         facts=_facts(context),
-        sections={"Changes": clean("\n".join(lines))},
+        sections={"Changes": "\n".join(lines)},
         link=ti.log_url,
     )
 

@@ -1,0 +1,122 @@
+"""What is told of a trouble after its alarm: in the thread of the alarm, once on each route."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from loadsheet.airflow.freshness_alerts import send_all
+from loadsheet.freshness.watch import Incident, Memory, after_telling
+from tests.airflow.alert_world import KINDS, ROUTES, World, as_slack, fail, variables, work, world
+from tests.airflow.receivers import Answer, Request
+
+__all__ = ["variables", "world"]
+
+
+def test_a_bot_answers_in_the_thread_of_the_failure(
+    world: World, variables: dict[str, str]
+) -> None:
+    """Later failures too: the channel has one message for each trouble."""
+    routes = [KINDS["bot"], KINDS["webhook"]]
+    fail(routes, run_id="1")
+    fail(routes, run_id="2")
+    work(routes, run_id="3")
+    first, second, third = world.by_bot
+    assert "thread_ts" not in first
+    thread = json.loads(as_slack(world.posted_to("/api/")[0]).body)["ts"]
+    assert (second["thread_ts"], second["channel"]) == (thread, "C1")
+    assert third["thread_ts"] == thread and "works again" in third["text"]
+    assert variables == {}
+    fail(routes, run_id="4")
+    assert "thread_ts" not in world.by_bot[3]  # a new trouble
+
+
+def test_a_thread_whose_message_was_deleted_is_left(
+    world: World, variables: dict[str, str]
+) -> None:
+    """Else no recovery could be posted any more."""
+    routes = [KINDS["bot"]]
+    fail(routes)
+
+    def answer(request: Request) -> Answer:
+        if "thread_ts" in request.document:
+            body = b'{"ok": false, "error": "thread_not_found"}'
+            return Answer(body=body, headers={"Content-Type": "application/json"})
+        return as_slack(request)
+
+    world.http.answer = answer
+    work(routes)
+    last = world.by_bot[-1]
+    assert "thread_ts" not in last and "works again" in last["text"] and variables == {}
+
+
+@pytest.mark.parametrize("refusing", ["pagerduty", "teams"])
+def test_a_route_that_refused_a_recovery_is_told_later_and_no_other_again(
+    world: World, variables: dict[str, str], refusing: str
+) -> None:
+    paths = {"pagerduty": "/v2/enqueue", "teams": "/workflows"}
+    routes = [KINDS["pagerduty"], KINDS["teams"], KINDS["webhook"]]
+    fail(routes, run_id="1")
+
+    def answer(request: Request) -> Answer:
+        return Answer(500 if request.path.startswith(paths[refusing]) else 200)
+
+    world.http.answer = answer
+    work(routes, run_id="2")
+    work(routes, run_id="3")
+    assert len(variables) == 1
+    world.http.answer = as_slack
+    work(routes, run_id="4")
+    work(routes, run_id="5")
+    assert variables == {}
+    (other,) = paths.keys() - {refusing}
+    assert len(world.posted_to(paths[other])) == len(world.posted_to("/hook")) == 2
+    assert len(world.posted_to(paths[refusing])) == 1 + 3
+
+
+def test_a_new_failure_after_a_recovery_that_some_know_of_is_told_to_all(
+    world: World, variables: dict[str, str]
+) -> None:
+    routes = [KINDS["pagerduty"], KINDS["webhook"]]
+    fail(routes, run_id="1")
+    world.http.answer = lambda request: Answer(500 if request.path == "/v2/enqueue" else 200)
+    work(routes, run_id="2")
+    world.http.answer = as_slack
+    fail(routes, run_id="3")
+    work(routes, run_id="4")
+    states = [request.document["state"] for request in world.posted_to("/hook")]
+    assert states == ["open", "resolved", "open", "resolved"] and variables == {}
+    assert world.posted_to("/hook")[3].document["facts"]["First in run"] == "3"
+
+
+def test_a_bot_answers_in_the_thread_of_a_late_table(world: World) -> None:
+    """Also where a first message at its end was refused."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    alarm = Incident(
+        pipeline="shop",
+        key="paused",
+        cause="its DAG is paused",
+        since=now,
+        targets=("staging.a",),
+        affected=("staging.a",),
+    )
+    memory = Memory(incidents=(alarm,))
+    routes = {"shop": [ROUTES["bot"], ROUTES["webhook"]]}
+    sent = send_all([alarm], [], routes)
+    memory = after_telling(memory, sent.told, sent.threads)
+    (told,) = memory.incidents
+    assert told.told and told.threads.keys() == {ROUTES["bot"].place}
+    over = replace(told, targets=(), over=True)
+    world.http.answer = lambda request: Answer(500)
+    memory = Memory(incidents=(over,))
+    sent = send_all([over], [], routes)
+    memory = after_telling(memory, sent.told, sent.threads)
+    world.http.answer = as_slack
+    sent = send_all(memory.incidents, [], routes)
+    assert after_telling(memory, sent.told, sent.threads) == Memory()
+    first, *_, last = world.by_bot
+    assert "thread_ts" not in first and "fresh again" in last["text"]
+    assert last["thread_ts"] == json.loads(as_slack(world.posted_to("/api/")[0]).body)["ts"]
