@@ -17,6 +17,7 @@ LoadsheetError
     ├── TablesFailed      some of the tables of a task failed; the others are done
     ├── Differs           tables are not what their source holds: the step `verify` tells
     └── Refused           data, catalogs or a server rule the work out; a retry cannot help
+        └── CheckFailed   rows do not pass a check that the pipeline file asks for
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class LoadsheetError(Exception):
     run_id: str = ""
     code: str = ""
     place: str = ""
+    check: str = ""
+    """What rows do not pass: a key of the pipeline file, or a constraint of the warehouse. Empty
+    for every other failure."""
+    rows: int | None = None
+    """How many rows do not pass the check, where that is known."""
     excerpt: str = ""
     """The line of a SQL file with a caret; an error that leaves a step ends with it."""
 
@@ -149,3 +155,13 @@ class Refused(WorkError):
 
     The message names the table, and the column or the server's code.
     """
+
+
+class CheckFailed(Refused):
+    """Rows do not pass a check that the pipeline file asks for by the key `check`: `max_shrink`,
+    `unique_key`. Nothing was written. Correct the rows, or change the key."""
+
+    def __init__(self, message: str, check: str, rows: int | None = None):
+        self.check = check
+        self.rows = rows
+        super().__init__(message)

@@ -195,6 +195,8 @@ def _failed(
         list(errors),
         _may_work_later(errors.values()),
     )
+    checks = [getattr(error, "check", "") for error in errors.values()]
+    failed.check = ", ".join(dict.fromkeys(filter(None, checks)))
     failed.pipeline = pipeline.name
     failed.run_id = request.run_id
     return failed

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
+import psycopg
+
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine import lock_holders
@@ -41,6 +43,8 @@ _log = logging.getLogger(__name__)
 # A step that has failed should end soon, also when the warehouse is what is away.
 _LONGEST_RECORDING = timedelta(seconds=5)
 _LONGEST_MESSAGE = 2_000
+CHECK = "check "
+"""How the code of an error begins that no server gave: a check has failed."""
 
 
 @contextmanager
@@ -113,6 +117,7 @@ def failure_explained(
         yield
     except LoadsheetError as error:
         text, code = place.text_and_code(error)
+        error.check = error.check or _constraint_broken(error)
         place.mark(error, text, code)
         raise
     except Exception as error:
@@ -126,6 +131,7 @@ def failure_explained(
         explanation: LoadsheetError = Refused()
         if diagnosis.cause.retryable:
             explanation = Unavailable()
+        explanation.check = _constraint_broken(error)
         place.mark(explanation, lock_holders.explained(error, diagnosis, who), diagnosis.code)
         # With the driver's traceback, so that it is clear where it happened.
         raise explanation.with_traceback(error.__traceback__) from error
@@ -151,7 +157,7 @@ class _Place:
         error.pipeline = self.pipeline.name
         error.step = self.step.id
         error.run_id = self.run_id
-        error.code = code
+        error.code = code or (f"{CHECK}{error.check}" if error.check else "")
         error.place = f"{self.failed}: "
         message = f"{error.place}{visible(shortened(text, LONGEST_MESSAGE))}"
         if error.excerpt:
@@ -196,6 +202,21 @@ class _Place:
             return found
         theirs = lock_holders.of_table(Relation(pipeline.source.schema, name))
         return lock_holders.holders(connections, pipeline.source.conn_id, [theirs])
+
+
+def _constraint_broken(error: BaseException) -> str:
+    """The constraint, or the ASSERT of a script, that rows do not pass by what the server says;
+    empty for another error."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, psycopg.errors.AssertFailure):
+            return "ASSERT"
+        if isinstance(cause, psycopg.IntegrityError):
+            if cause.diag.constraint_name:
+                return on_one_line(f"constraint {cause.diag.constraint_name}")
+            return on_one_line(f"NOT NULL of {cause.diag.column_name or 'a column'}")
+        cause = cause.__cause__
+    return ""
 
 
 def _mask_server_message(text: str, cause: BaseException) -> str:

@@ -187,7 +187,7 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     events = {event for route in pipeline.notify for event in route.events}
     routes = [route.as_keys() for route in pipeline.notify]
     # Each only where it is needed: a callback costs time after every successful task.
-    if events & {"failure", "differs", "recovery"}:
+    if events & {"failure", "check", "differs", "recovery"}:
         args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "routes": routes}
     if events & {"recovery", "drift"}:
         args["on_success_callback"] = {"callback": NOTIFY_SUCCESS, "routes": routes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from loadsheet.errors import HeldBack, Refused
+from loadsheet.errors import CheckFailed, HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, identity, sequences, ties, zones
@@ -182,8 +182,8 @@ def refuse_sequence_set_back(
 
 
 def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> None:
-    """Raises Refused, with their number, when rows have no cursor value and the spec does not say
-    what to do with them."""
+    """Raises CheckFailed, with their number, when rows have no cursor value and the spec does not
+    say what to do with them."""
     spec = table.incremental
     if not spec or spec.nulls != "fail" or spec.cursor in source.not_null:
         return
@@ -191,7 +191,9 @@ def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> 
         f"SELECT count(*) FROM {source.relation.sql} WHERE {ident(spec.cursor)} IS NULL"
     ).fetchone()
     if row and row[0]:
-        raise Refused(
+        raise CheckFailed(
             f"{source.relation}: {counted(row[0], 'row has', 'rows have')} no {spec.cursor}, so no"
-            " increment would read them; set incremental.nulls to include or exclude"
+            " increment would read them; set incremental.nulls to include or exclude",
+            "incremental.nulls",
+            row[0],
         )

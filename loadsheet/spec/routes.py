@@ -19,12 +19,13 @@ CONNECTION_KEYS: dict[str, Kind] = {
     "webhook_conn_id": "webhook",
 }
 """A route has one of these keys, which says how its messages are sent."""
-EVENTS = ("failure", "recovery", "late", "differs", "drift", "broken_spec")
-PARTS_OF_FAILURE = ("differs", "broken_spec")
+EVENTS = ("failure", "recovery", "late", "check", "differs", "drift", "broken_spec", "digest")
+PARTS_OF_FAILURE = ("check", "differs", "broken_spec")
 """Failures that a route can hear of alone. A route with `failure` hears of all."""
 
-WITHOUT_RECOVERY = ("late", "drift")
-"""Events that no recovery belongs to: `late` tells by itself when it is over, `drift` never is."""
+WITHOUT_RECOVERY = ("late", "drift", "digest")
+"""Events that no recovery belongs to: `late` tells by itself when it is over, the others never
+are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class Route:
     pagerduty_conn_id: str | None = None
     webhook_conn_id: str | None = None
     events: tuple[str, ...] = ("failure", "recovery", "late")
+    digest_at: str = "08:00"
+    """When the digest is sent, each day: `07:30` in UTC, or `07:30 Europe/Berlin`."""
 
     @property
     def kind(self) -> Kind:
@@ -81,7 +84,7 @@ class Route:
         """The route as a pipeline file has it: `route_of` reads it again."""
         keys: dict[str, Any] = {}
         for key, value in asdict(self).items():
-            if value:
+            if value and (key != "digest_at" or "digest" in self.events):
                 keys[key] = list(value) if isinstance(value, tuple) else value
         return keys
 

@@ -41,6 +41,7 @@ _KEY_SYNONYMS = {
     "events": "on when event",
     "slack_conn_id": "conn_id slack slack_conn slack_webhook_conn_id slack_api_conn_id",
     "channel": "slack_channel channel_id room",
+    "digest_at": "digest_time digest_schedule daily_at send_at",
     "email_conn_id": "email mail smtp smtp_conn_id mail_conn_id",
     "to": "recipients recipient email_to emails addresses",
     "teams_conn_id": "teams msteams ms_teams msteams_conn_id",
@@ -81,9 +82,11 @@ _VALUE_SYNONYMS = {
     "freeze": "strict forbid",
     "failure": "error failed on_failure fail failures errors",
     "recovery": "recovered on_success success recoveries resolved",
+    "check": "checks test tests data_test quality assertion contract",
     "differs": "verify difference differences mismatch",
     "drift": "schema schema_change schema_drift columns",
     "broken_spec": "broken spec broken_file import_error",
+    "digest": "summary daily daily_digest report",
 }
 
 CONNECTION_ID_HINT = (

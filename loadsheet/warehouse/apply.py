@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from loadsheet.errors import Refused
+from loadsheet.errors import CheckFailed, Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql import merging
@@ -312,18 +312,18 @@ def one_row_per_key(
 ) -> int:
     """Keep one row per key, the newest by `cursor` (SQL), and return how many were deleted.
 
-    Raises Refused when rows have no complete key, or when rows share a key and there is no cursor
-    to tell which is the newest.
+    Raises CheckFailed when rows have no complete key, or when rows share a key and there is no
+    cursor to tell which is the newest.
     """
     # A NULL is equal to nothing, so a row with one would be inserted by every merge.
     nulls = session.execute(merging.count_null_keys(incoming.sql, key)).fetchone()
     if nulls and nulls[0]:
-        raise Refused(incomplete_key_message(nulls[0], key))
+        raise CheckFailed(incomplete_key_message(nulls[0], key), "primary_key", nulls[0])
     duplicates = session.execute(merging.has_duplicates(incoming.sql, key)).fetchone()
     if not duplicates or not duplicates[0]:
         return 0
     if cursor is None:
-        raise Refused(duplicate_key_message(key))
+        raise CheckFailed(duplicate_key_message(key), "primary_key")
     return session.execute(merging.keep_newest(incoming.sql, key, cursor)).rowcount
 
 
@@ -346,7 +346,7 @@ def duplicate_key_message(key: tuple[str, ...]) -> str:
 def refuse_shrinking(
     session: Session, after: int, target: Relation, max_shrink: float | None, live: str = "TRUE"
 ) -> None:
-    """Raises Refused when the target would lose more than the share `max_shrink` of its rows.
+    """Raises CheckFailed when the target would lose more than the share `max_shrink` of its rows.
 
     `after` is the number of rows that it would have. None allows everything. `live` is an SQL
     condition on the rows that count.
@@ -355,10 +355,12 @@ def refuse_shrinking(
         return
     before = tables.count_rows(session, f"{target.sql} WHERE {live}")
     if before and after < before * (1 - max_shrink):
-        raise Refused(
+        raise CheckFailed(
             f"{target} would shrink from {before:,} to {counted(after, 'row')}, more than"
             " max_shrink "
-            f"{max_shrink:g} allows; check the source; if the rows are right, raise max_shrink"
+            f"{max_shrink:g} allows; check the source; if the rows are right, raise max_shrink",
+            "max_shrink",
+            before - after,
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from loadsheet.errors import Refused
+from loadsheet.errors import CheckFailed, Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
@@ -260,14 +260,15 @@ def _find_replaced(
 
 
 def refuse_if_frozen(target: Relation, drift: Drift) -> None:
-    """Raises Refused when the columns of a table with a frozen schema changed."""
+    """Raises CheckFailed when the columns of a table with a frozen schema changed."""
     changes = drift.notes(all_rows_arrive=True)
     for name, what in (drift.replaced | drift.incompatible).items():
         changes.append(f"{name} {what}")
     if changes:
-        raise Refused(
+        raise CheckFailed(
             f"{target}: schema_contract.columns is freeze, but the source changed: "
-            f"{'; '.join(changes)}"
+            f"{'; '.join(changes)}",
+            "schema_contract",
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from loadsheet.errors import Refused, Superseded
+from loadsheet.errors import CheckFailed, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
@@ -105,16 +105,19 @@ def most_of(rows: int, max_delete: float) -> int:
 
 
 def refuse_many(target: Relation, gone: int, rows: int, max_delete: float, pipeline: str) -> None:
-    """Raises Refused when `gone` of the target's `rows` are more than the share `max_delete`."""
+    """Raises CheckFailed when `gone` of the target's `rows` are more than the share
+    `max_delete`."""
     if gone <= most_of(rows, max_delete):
         return
     is_or_are = "is" if gone == 1 else "are"
-    raise Refused(
+    raise CheckFailed(
         f"{gone:,} of the {counted(rows, 'row')} of {target} {is_or_are} gone from the source, more"
         f" than deletes.max_delete {max_delete:g} allows; nothing was loaded or deleted. Check the"
         " source. If the rows are meant to be gone, raise max_delete, or read the table again:"
         f" `loadsheet run {pipeline} --tables {target.name} --full-refresh` (Airflow: full_refresh"
-        " in the trigger form)"
+        " in the trigger form)",
+        "deletes.max_delete",
+        gone,
     )
 
 

@@ -142,9 +142,9 @@ class LoadTransaction:
             self._ensure_tombstones()
             return effect
         except Refused as error:
-            if str(self.target) in str(error):
-                raise Refused(str(error)) from error
-            raise Refused(f"{self.target}: {error}") from error
+            if str(self.target) not in str(error):
+                error.args = (f"{self.target}: {error}",)
+            raise
         except psycopg.errors.ProgramLimitExceeded as error:
             why = error.diag.message_primary or ""
             advice = ""

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from loadsheet.errors import Overtaken, Refused
+from loadsheet.errors import CheckFailed, Overtaken, Refused
 from loadsheet.failpoints import reach
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
@@ -414,7 +414,8 @@ class _Build:
             return self.session.execute(sql.SQL(create) + bound, binary=True)
 
     def _check_key(self, arrived: Relation) -> None:
-        """Raises Refused when the rows have no unique and complete key."""
+        """Raises Refused when the rows lack a column of the key, and CheckFailed when it is not
+        unique and complete."""
         key = self.transform.unique_key
         columns = tables.columns_of(self.session, arrived)
         for name in key:
@@ -426,8 +427,9 @@ class _Build:
             return
         try:
             apply.one_row_per_key(self.session, arrived, key, None)
-        except Refused as error:
-            raise Refused(f"{self.target}: the SELECT's rows are refused: {error}") from error
+        except CheckFailed as error:
+            text = f"{self.target}: the SELECT's rows are refused: {error}"
+            raise CheckFailed(text, "unique_key", error.rows) from error
 
 
 def refuse_foreign_target(session: Session, transform: Transform, target: Relation) -> None:

@@ -185,7 +185,18 @@ WEBHOOK: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "version": {"const": 1},
-        "event": {"enum": ["failure", "recovery", "late", "differs", "drift", "broken_spec"]},
+        "event": {
+            "enum": [
+                "failure",
+                "recovery",
+                "late",
+                "check",
+                "differs",
+                "drift",
+                "broken_spec",
+                "digest",
+            ]
+        },
         "state": {"enum": ["open", "resolved", "note"]},
         "title": {"type": "string", "minLength": 1},
         "source": {"type": "string", "minLength": 1},

@@ -24,7 +24,9 @@ from loadsheet.airflow.alerts.slack import slack_message
 from loadsheet.airflow.alerts.task_messages import drift_message, failure_message, recovery_message
 from loadsheet.airflow.alerts.teams import teams_message
 from loadsheet.airflow.alerts.webhook import webhook_message
+from loadsheet.airflow.operators import as_airflow_errors
 from loadsheet.airflow.spec_alerts import file_message
+from loadsheet.errors import CheckFailed
 from tests.airflow import published_shapes as shapes
 
 HOSTILE = {
@@ -69,11 +71,21 @@ def context(text: str, error: object = "x") -> Any:
     }
 
 
+def failed_check(text: str) -> BaseException:
+    """As Airflow is given it."""
+    try:
+        with as_airflow_errors():
+            raise CheckFailed(text, text, 1)
+    except Exception as error:
+        return error
+
+
 def messages(text: str) -> dict[str, Message]:
     """Each kind of message, in which all that others decide is `text`."""
     return {
         "failure": failure_message(context(text, RuntimeError(text))),
         "error": failure_message(context("shop", text)),
+        "check": failure_message(context(text, failed_check(text))),
         "recovery": recovery_message(context(text), Failure(since="now", run_id=text)),
         "drift": drift_message(context(text), {text: [text]}),
         "file": file_message(text, text),

@@ -141,6 +141,7 @@ AFTER_EACH = {"on_success_callback", "on_skipped_callback"}
         (["failure"], {"on_failure_callback"}),
         (["differs"], {"on_failure_callback"}),
         (["broken_spec"], set()),  # such a file has no tasks
+        (["check"], {"on_failure_callback"}),
         (["drift"], {"on_success_callback"}),
         (["recovery"], {"on_failure_callback", *AFTER_EACH}),
         (["failure", "recovery"], {"on_failure_callback", *AFTER_EACH}),

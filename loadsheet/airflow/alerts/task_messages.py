@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadsheet.airflow.alerts.incidents import Failure, step_name, variable_key
 from loadsheet.airflow.alerts.message import Message, Trouble, message_of
-from loadsheet.errors import Differs
+from loadsheet.errors import Differs, LoadsheetError
 from loadsheet.redact import summary
 
 if TYPE_CHECKING:
@@ -22,11 +22,18 @@ FRAMES = 3
 
 def event_of(error: object) -> str:
     """The event that a task's failure is: `differs` where its rows are not those of the source,
-    else `failure`."""
-    # What Airflow is given was raised while the error itself was handled.
-    if isinstance(error, BaseException) and isinstance(error.__context__, Differs):
+    `check` where rows do not pass a check, else `failure`."""
+    cause = _cause(error)
+    if isinstance(cause, Differs):
         return "differs"
-    return "failure"
+    return "check" if cause and cause.check else "failure"
+
+
+def _cause(error: object) -> LoadsheetError | None:
+    """The error of ours for which Airflow was given this one."""
+    # What Airflow is given was raised while the error itself was handled.
+    cause = error.__context__ if isinstance(error, BaseException) else None
+    return cause if isinstance(cause, LoadsheetError) else None
 
 
 def failure_message(context: Context) -> Message:
@@ -47,7 +54,21 @@ def failure_message(context: Context) -> Message:
     if frames:
         sections["Where"] = "\n".join(frames)
     title = f"{ti.dag_id} failed at {step_name(context)}"
-    return _trouble(context).begun(event_of(error), title, {"Try": _tries(ti)}, sections)
+    facts = {"Try": _tries(ti)}
+    event = event_of(error)
+    if event == "check":
+        facts |= _check_facts(error)
+        title = f"{ti.dag_id}: the check {facts['Check']} failed at {step_name(context)}"
+    return _trouble(context).begun(event, title, facts, sections)
+
+
+def _check_facts(error: object) -> dict[str, str]:
+    cause = _cause(error)
+    assert cause
+    facts = {"Check": cause.check}
+    if cause.rows is not None:
+        facts["Rows"] = f"{cause.rows:,}"
+    return facts
 
 
 def recovery_message(context: Context, failure: Failure) -> Message:

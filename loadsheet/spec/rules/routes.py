@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zoneinfo import available_timezones
 
+from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath
 from loadsheet.spec.routes import CONNECTION_KEYS, route_of
 from loadsheet.spec.view import View
@@ -39,6 +41,23 @@ def routes_have_the_keys_of_their_kind(view: View) -> Iterator[Finding]:
             yield Finding("missing-key", path=path, message=message, hint=hint)
 
 
+def digests_have_a_time(view: View) -> Iterator[Finding]:
+    """The schema knows what a time looks like, and not which time zones there are."""
+    for path, keys in _routes(view):
+        if "digest_at" not in keys:
+            continue
+        at = (*path, "digest_at")
+        if "digest" not in keys.get("events", ()):
+            yield _no_effect(at, "digest_at has no effect without the event digest")
+        zones = available_timezones()
+        zone = keys["digest_at"].partition(" ")[2]
+        # A system without the data of time zones knows none.
+        if zone and zones and zone not in zones:
+            meant = closest(zone, zones)
+            hint = f"did you mean {meant!r}?" if meant else "write it as in Europe/Berlin"
+            yield Finding("wrong-value", path=at, message=f"unknown time zone {zone!r}", hint=hint)
+
+
 def routes_go_to_different_places(view: View) -> Iterator[Finding]:
     """The same place would get each message twice."""
     places = set()
@@ -56,6 +75,7 @@ def routes_go_to_different_places(view: View) -> Iterator[Finding]:
 ROUTE_RULES = (
     routes_have_one_connection,
     routes_have_the_keys_of_their_kind,
+    digests_have_a_time,
     routes_go_to_different_places,
 )
 

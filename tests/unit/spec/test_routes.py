@@ -14,12 +14,14 @@ def route(*events: str) -> Route:
 @pytest.mark.parametrize(
     ("events", "heard"),
     [
-        (["failure"], {"failure", "differs", "broken_spec"}),
+        (["failure"], {"failure", "check", "differs", "broken_spec"}),
         (["differs"], {"differs"}),
         (["broken_spec"], {"broken_spec"}),
         (["drift"], {"drift"}),
+        (["check"], {"check"}),
+        (["digest"], {"digest"}),
         (["recovery"], set()),
-        (["failure", "recovery"], {"failure", "differs", "broken_spec"}),
+        (["failure", "recovery"], {"failure", "check", "differs", "broken_spec"}),
         (["differs", "drift"], {"differs", "drift"}),
     ],
 )
@@ -39,6 +41,9 @@ def test_failure_includes_its_parts_and_nothing_else(events: list[str], heard: s
         (["differs", "recovery"], ["failure", "differs"], True),
         (["recovery"], ["failure"], True),
         (["recovery", "drift"], ["differs"], True),
+        (["recovery", "digest"], ["failure"], True),
+        (["check", "recovery"], ["check"], True),
+        (["check", "recovery"], ["failure"], False),
         (["recovery", "broken_spec", "drift"], ["failure"], False),
         (["broken_spec", "recovery"], ["broken_spec"], True),
         (["broken_spec", "recovery"], ["failure"], False),
@@ -55,7 +60,7 @@ ROUTES = [
     Route(slack_conn_id="bot", channel="#data", events=("failure",)),
     Route(email_conn_id="mail", to=("a@example.com", "b@example.com")),
     Route(teams_conn_id="teams", events=("drift",)),
-    Route(pagerduty_conn_id="pager"),
+    Route(pagerduty_conn_id="pager", events=("digest",), digest_at="07:30 Europe/Berlin"),
     Route(webhook_conn_id="hook"),
 ]
 

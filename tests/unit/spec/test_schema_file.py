@@ -99,6 +99,7 @@ DEFAULTS = {
     ".warehouse.schema": (Warehouse, "schema"),
     ".warehouse.mart_schema": (Warehouse, "mart_schema"),
     ".notify.events": (Route, "events"),
+    ".notify.digest_at": (Route, "digest_at"),
     ".tasks.pool": (Tasks, "pool"),
     ".tasks.retries": (Tasks, "retries"),
     ".tasks.retry_delay": (Tasks, "retry_delay"),
