@@ -96,7 +96,7 @@ def routes_in(spec: Path) -> list[Route]:
         place, *keys = path[1:] if isinstance(path[1], int) else ("", *path[1:])
         route = routes.setdefault(place, {})
         match keys:
-            case [key] if key in CONNECTION_KEYS or key == "channel":
+            case [key] if key in (*CONNECTION_KEYS, "channel", "digest_at"):
                 route[str(key)] = text
             case ["events", int()] if text in EVENTS:
                 route.setdefault("events", []).append(text)

@@ -1,4 +1,5 @@
-"""The DAG that tells when tables and marts are late, and which projects have it: docs/freshness.md.
+"""The DAG that tells when tables and marts are late and sends the daily digests, and which projects
+have it: docs/freshness.md, docs/alerts.md.
 
 It is a DAG of its own because a late pipeline may be paused, broken or gone, and then none of its
 tasks runs. It is built without dag-factory: there is nothing to configure.
@@ -7,6 +8,7 @@ tasks runs. It is built without dag-factory: there is nothing to configure.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 
 EVERY = "*/5 * * * *"
 _LIMIT = timedelta(minutes=4)
+_ASKS = re.compile(r"fresh_within|\bdigest\b")
 _DOC = """\
 Looks every 5 minutes whether the tables and marts of this project are as fresh as `fresh_within` in
 their pipeline files says, and posts one message when they are late and one when they are fresh
-again. It reads the ledgers in the warehouses, changes nothing there, and does not fail because a
-warehouse cannot be reached. Keep it running: while it is paused, nothing tells that something is
-late.
+again. Sends the daily digests that `notify` asks for. It reads the ledgers in the warehouses,
+changes nothing there, and does not fail because a warehouse cannot be reached. Keep it running:
+while it is paused, nothing tells that something is late, and the digests wait.
 """
 
 
@@ -53,7 +56,7 @@ def freshness_dag(root: Path, dag_id: str = FRESHNESS_DAG) -> DAG:
     """The DAG that watches the project `root`."""
     dag = DAG(
         dag_id,
-        description="Tells when tables and marts are older than their fresh_within",
+        description="Tells when tables and marts are late, and sends the daily digests",
         schedule=EVERY,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
@@ -74,11 +77,12 @@ def watched_dag(root: Path, dag_id: str = FRESHNESS_DAG) -> DAG | None:
     """The DAG that watches the project; None where none of its pipeline files asks for it. A worker
     has it in any case."""
     is_in_worker = get_parsing_context().dag_id == dag_id
-    return freshness_dag(root, dag_id) if is_in_worker or asks_for_freshness(root) else None
+    return freshness_dag(root, dag_id) if is_in_worker or asks_for_looks(root) else None
 
 
-def asks_for_freshness(root: Path) -> bool:
-    """Whether a pipeline file of the project has `fresh_within`, or had it before it was removed.
+def asks_for_looks(root: Path) -> bool:
+    """Whether a pipeline file of the project has `fresh_within` or asks for a digest, or did before
+    it was removed.
 
     Read from the text, so that a broken file counts as well. That a file was there is noted in the
     cache: a DAG that went together with the file could not tell that it is gone.
@@ -89,7 +93,7 @@ def asks_for_freshness(root: Path) -> bool:
     asking = {
         spec.relative_to(root).as_posix()
         for spec in find_specs(root)
-        if "fresh_within" in quick_text(spec)
+        if _ASKS.search(quick_text(spec))
     }
     asking.update(file for file in before if not (root / file).exists())
     if sorted(asking) != before:

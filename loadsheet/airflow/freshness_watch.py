@@ -16,7 +16,8 @@ from airflow.sdk import Variable
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time.comms import GetPreviousDagRun
 
-from loadsheet.airflow.dag_ids import broken_file_id
+from loadsheet.airflow.dag_ids import broken_file_id, routes_in
+from loadsheet.airflow.digest import send_due
 from loadsheet.airflow.freshness_alerts import send_all
 from loadsheet.airflow.operators import airflow_connection
 from loadsheet.deadline import limited
@@ -65,6 +66,10 @@ class _Files:
     """The first problem of each broken file, by the name that it seems to have."""
     others: set[str] = field(default_factory=set)
     """The names of those that limit nothing."""
+    in_digests: list[Pipeline] = field(default_factory=list)
+    """Those that a digest tells of."""
+    broken_routes: dict[str, list[Route]] = field(default_factory=dict)
+    """The routes that broken files name, by the files' paths."""
 
 
 def watch(root: Path, variable: str, ti: Any) -> None:
@@ -89,6 +94,7 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     text = _as_text(memory, places)
     if text != stored:
         Variable.set(variable, text, description="What Loadsheet remembers of what is late")
+    send_due(files.in_digests, files.broken_routes, f"{variable}__digests", now)
 
 
 def _read_files(root: Path) -> _Files:
@@ -99,10 +105,13 @@ def _read_files(root: Path) -> _Files:
         except SpecError as error:
             problem = str(error).partition("\n")[0].replace(f"{root}/", "")
             files.broken[broken_file_id(spec)] = problem
+            files.broken_routes[spec.relative_to(root).as_posix()] = routes_in(spec)
             continue
         except Exception as error:  # a bug that one file meets must not hide the others
             files.broken[broken_file_id(spec)] = summary(error)
             continue
+        if any(route.hears("digest") for route in pipeline.notify):
+            files.in_digests.append(pipeline)
         if not pipeline.promises_freshness:
             files.others.add(pipeline.name)
             continue

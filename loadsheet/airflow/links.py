@@ -37,6 +37,12 @@ _OPERATORS = {
 }
 
 
+def page_address() -> str:
+    """The address of the page. Below the path of Airflow, wherever that is."""
+    airflow = conf.get("api", "base_url", fallback="/").rstrip("/")
+    return f"{airflow}/{PAGE}"
+
+
 class RunLink(BaseOperatorLink):
     """To the run on the page, from each task of a pipeline."""
 
@@ -49,7 +55,6 @@ class RunLink(BaseOperatorLink):
     ]
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address of the run. Below the path of Airflow, wherever that is."""
-        airflow = conf.get("api", "base_url", fallback="/").rstrip("/")
+        """The address of the run."""
         dag_id, run_id = quote(ti_key.dag_id, safe=""), quote(ti_key.run_id, safe="")
-        return f"{airflow}/{PAGE}#/p/{dag_id}/run/{run_id}"
+        return f"{page_address()}#/p/{dag_id}/run/{run_id}"

@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 # A step that has failed should end soon, also when the warehouse is what is away.
 _LONGEST_RECORDING = timedelta(seconds=5)
 _LONGEST_MESSAGE = 2_000
-CHECK = "check "
-"""How the code of an error begins that no server gave: a check has failed."""
 
 
 @contextmanager
@@ -157,7 +155,7 @@ class _Place:
         error.pipeline = self.pipeline.name
         error.step = self.step.id
         error.run_id = self.run_id
-        error.code = code or (f"{CHECK}{error.check}" if error.check else "")
+        error.code = code or (f"{ledger.CHECK}{error.check}" if error.check else "")
         error.place = f"{self.failed}: "
         message = f"{error.place}{visible(shortened(text, LONGEST_MESSAGE))}"
         if error.excerpt:

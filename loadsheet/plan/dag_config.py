@@ -189,7 +189,7 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     # Each only where it is needed: a callback costs time after every successful task.
     if events & {"failure", "check", "differs", "recovery"}:
         args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "routes": routes}
-    if events & {"recovery", "drift"}:
+    if events & {"recovery", "drift", "digest"}:
         args["on_success_callback"] = {"callback": NOTIFY_SUCCESS, "routes": routes}
     if "recovery" in events:
         # A skipped task has recovered as well: it found nothing new.

@@ -76,6 +76,17 @@ class Effect:
         return f"{self.inserted:,} inserted, {self.updated:,} updated, {self.deleted:,} deleted"
 
 
+CHECK = "check "
+"""How the code of a failure begins that no server gave: rows do not pass a check."""
+# Integrity constraint violations, and a failed ASSERT.
+_OF_CONSTRAINTS = ("SQLSTATE 23", "SQLSTATE P0004")
+
+
+def is_of_check(code: str) -> bool:
+    """Whether rows do not pass a check, by the code of the failure."""
+    return code.startswith((CHECK, *_OF_CONSTRAINTS))
+
+
 def ensure(session: Session) -> None:
     """Create the ledger if it does not exist, and bring an older one up to date.
 

@@ -63,7 +63,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(
         Variable, "keys", lambda prefix: [key for key in found if key.startswith(prefix)]
     )
-    monkeypatch.setattr(Variable, "get", found.__getitem__)
+    monkeypatch.setattr(Variable, "get", lambda key, default=None: found.get(key, default))
     monkeypatch.setattr(
         Variable, "set", lambda key, value, description: found.__setitem__(key, value)
     )

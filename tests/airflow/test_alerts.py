@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 
 import jsonschema
 import pytest
@@ -18,7 +19,9 @@ from loadsheet.airflow.alerts.task_messages import (
     failure_message,
     recovery_message,
 )
+from loadsheet.airflow.digest_message import digest_message
 from loadsheet.airflow.spec_alerts import file_message
+from loadsheet.freshness.day import Day
 from tests.airflow import published_shapes as shapes
 from tests.airflow.alert_world import (
     ALL,
@@ -40,6 +43,13 @@ MESSAGES: dict[str, Message] = {
     "failure": FAILURE,
     "recovery": recovery_message(context(), Failure(since="now", run_id="manual__1")),
     "drift": drift_message(context(), {"orders": ["added note text", "widened n to bigint"]}),
+    "digest": digest_message(
+        [Day(pipeline="shop", late=["staging.orders"], drift=["orders: added note text"])],
+        ["pipelines/cafe/pipeline.yml"],
+        datetime(2026, 1, 1, 8, tzinfo=UTC),
+        datetime(2026, 1, 2, 8, tzinfo=UTC),
+        LOG_URL,
+    ),
     "broken file": file_message("pipelines/shop/pipeline.yml", "1:1 version: missing\n2:1 x"),
     "repaired file": file_message("pipelines/shop/pipeline.yml"),
 }

@@ -18,7 +18,7 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 
 from demo.servers import SlackReceiver
 from loadsheet.airflow import freshness_watch
-from loadsheet.airflow.freshness import asks_for_freshness, watched_dag
+from loadsheet.airflow.freshness import asks_for_looks, watched_dag
 from loadsheet.airflow.freshness_watch import watch
 from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.spec.models import FRESHNESS_DAG
@@ -305,7 +305,7 @@ def test_a_project_has_the_dag_only_where_a_file_asks_for_it(bundle: Path) -> No
 def test_the_dag_stays_when_the_last_file_that_asks_for_it_is_broken_or_gone(bundle: Path) -> None:
     """Else nothing would tell that the file is gone."""
     file = write(bundle, "one", "fresh_within: 2h")
-    assert asks_for_freshness(bundle)
+    assert asks_for_looks(bundle)
     text = file.read_text()
     file.write_text(text + "tabels: {}\n")
     assert FRESHNESS_DAG in pipeline_dags(bundle)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from html.parser import HTMLParser
@@ -24,9 +25,11 @@ from loadsheet.airflow.alerts.slack import slack_message
 from loadsheet.airflow.alerts.task_messages import drift_message, failure_message, recovery_message
 from loadsheet.airflow.alerts.teams import teams_message
 from loadsheet.airflow.alerts.webhook import webhook_message
+from loadsheet.airflow.digest_message import digest_message
 from loadsheet.airflow.operators import as_airflow_errors
 from loadsheet.airflow.spec_alerts import file_message
 from loadsheet.errors import CheckFailed
+from loadsheet.freshness.day import Day, Failing
 from tests.airflow import published_shapes as shapes
 
 HOSTILE = {
@@ -80,6 +83,22 @@ def failed_check(text: str) -> BaseException:
         return error
 
 
+def digest_of(text: str) -> Message:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    failing = [Failing(target=text, reason=text, is_check=False)] * 2
+    day = Day(
+        pipeline=text,
+        failing=failing,
+        late=[text],
+        differing=[text] * 9,
+        drift=[text],
+        recovered=[text],
+        waiting=[text],
+    )
+    unknown = Day(pipeline=text, unknown=text)
+    return digest_message([day, unknown], [text], now, now, "http://a/loadsheet/")
+
+
 def messages(text: str) -> dict[str, Message]:
     """Each kind of message, in which all that others decide is `text`."""
     return {
@@ -89,6 +108,7 @@ def messages(text: str) -> dict[str, Message]:
         "recovery": recovery_message(context(text), Failure(since="now", run_id=text)),
         "drift": drift_message(context(text), {text: [text]}),
         "file": file_message(text, text),
+        "digest": digest_of(text),
     }
 
 
@@ -112,10 +132,12 @@ def test_no_text_from_outside_means_anything_to_slack(message: Message) -> None:
     for shown in shown_texts:
         assert not STEERING.search(shown)
         # Of our own, there is one link, and a block of code between three backticks.
-        without_link = re.sub(r"^<http://a/[^<>|\s]*\|Open the log>$", "", shown)
+        without_link = re.sub(r"^<http://a/[^<>|\s]*\|Open (the log|Loadsheet)>$", "", shown)
         assert "<" not in without_link and ">" not in without_link
         assert not re.search(r"&(?!(amp|lt|gt);)", without_link)
-        is_block = re.match(r"\*(Error|Where|Problems|Changes)\*\n```", shown) is not None
+        is_block = (
+            re.match(r"\*(Error|Where|Problems|Changes|Needs a look)\*\n```", shown) is not None
+        )
         assert shown.count("```") == (2 if is_block else 0)
         if without_link and not is_block and shown != sent["text"]:
             assert shown.count("*") in (0, 2) and "~" not in shown and "\n\n" not in shown

@@ -143,6 +143,7 @@ AFTER_EACH = {"on_success_callback", "on_skipped_callback"}
         (["broken_spec"], set()),  # such a file has no tasks
         (["check"], {"on_failure_callback"}),
         (["drift"], {"on_success_callback"}),
+        (["digest"], {"on_success_callback"}),
         (["recovery"], {"on_failure_callback", *AFTER_EACH}),
         (["failure", "recovery"], {"on_failure_callback", *AFTER_EACH}),
     ],
@@ -159,7 +160,7 @@ def test_a_task_calls_only_for_what_a_route_hears_of(
         function = "notify_failure" if name == "on_failure_callback" else "notify_success"
         assert value == {
             "callback": f"loadsheet.airflow.alerts.callbacks.{function}",
-            "routes": [{"slack_conn_id": "s", "events": events}],
+            "routes": [route.as_keys()],
         }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from loadsheet.airflow.alerts import incidents, sending, task_messages
+from loadsheet.airflow.alerts import drift_notes, incidents, sending, task_messages
 from loadsheet.airflow.alerts.incidents import Failure, step_name
 from loadsheet.airflow.alerts.message import Delivery
 from loadsheet.airflow.operators import EarlierTaskFailed
@@ -87,6 +87,8 @@ def _notify_success(context: Context, routes: Sequence[Route]) -> None:
         message = task_messages.drift_message(context, drift)
         heard = [route for route in routes if route.hears("drift")]
         deliveries += sending.deliveries(heard, message)
+        if any(route.hears("digest") for route in routes):
+            _note_drift(context, drift)
     failure = None
     try:
         failure = _recovered(context, routes)
@@ -105,6 +107,13 @@ def _notify_success(context: Context, routes: Sequence[Route]) -> None:
             refused.append(result.delivery.route)
     if failure:
         _settle(context, failure, routes, refused)
+
+
+def _note_drift(context: Context, drift: Mapping[str, Sequence[str]]) -> None:
+    try:
+        drift_notes.remember(context, drift)
+    except Exception as error:
+        _log.warning("The digest will not tell of changed columns: %s", summary(error))
 
 
 def _recovered(context: Context, routes: Sequence[Route]) -> Failure | None:

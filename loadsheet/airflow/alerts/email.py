@@ -81,7 +81,7 @@ def _text(message: Message) -> str:
     for section in message.sections:
         lines += ["", f"{section.heading}:", section.text]
     if message.link:
-        lines += ["", f"Log: {message.link}"]
+        lines += ["", f"{message.link_text}: {message.link}"]
     return "\n".join(lines) + "\n"
 
 
@@ -96,5 +96,5 @@ def _html(message: Message) -> str:
     for section in message.sections:
         parts.append(f"<h4>{escape(section.heading)}</h4><pre>{escape(section.text)}</pre>")
     if message.link.startswith(("https://", "http://")):
-        parts.append(f'<p><a href="{escape(message.link)}">Open the log</a></p>')
+        parts.append(f'<p><a href="{escape(message.link)}">{message.link_text}</a></p>')
     return "\n".join(parts) + "\n"

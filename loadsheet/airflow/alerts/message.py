@@ -47,7 +47,8 @@ class Message:
     facts: Mapping[str, str]
     sections: tuple[Section, ...] = ()
     link: str = ""
-    """The address of the log; empty for none, and where it is too long."""
+    """The address of the log or of the page; empty for none, and where it is too long."""
+    link_text: str = "Open the log"
     incident: str = ""
     """The same for all messages about one trouble, and for no other; empty for a note."""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -83,6 +84,7 @@ def message_of(
     facts: Mapping[str, str],
     sections: Mapping[str, str] | None = None,
     link: str = "",
+    link_text: str = "Open the log",
     incident: str = "",
 ) -> Message:
     """A message in whose texts nothing controls a terminal, a line or an encoder, and none of which
@@ -102,6 +104,7 @@ def message_of(
         facts={**named, "When": at.strftime("%Y-%m-%d %H:%M:%S UTC")},
         sections=tuple(texts),
         link=_address(link),
+        link_text=link_text,
         incident=_incident(incident),
         at=at,
     )

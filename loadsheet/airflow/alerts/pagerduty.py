@@ -28,7 +28,7 @@ def pagerduty_message(message: Message, routing_key: str) -> dict[str, Any]:
     }
     event: dict[str, Any] = {"routing_key": routing_key, "payload": payload}
     if message.link:
-        event["links"] = [{"href": message.link, "text": "Open the log"}]
+        event["links"] = [{"href": message.link, "text": message.link_text}]
     if message.state == "note":
         return event
     payload["severity"] = "error" if message.state == "open" else "info"

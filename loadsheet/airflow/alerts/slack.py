@@ -27,7 +27,7 @@ def slack_message(message: Message) -> dict[str, Any]:
     ]
     for section in message.sections:
         blocks.append(_block(_preformatted(section)))
-    link = f"<{_escape(message.link)}|Open the log>"
+    link = f"<{_escape(message.link)}|{message.link_text}>"
     if message.link and len(link) <= LONGEST_TEXT:
         blocks.append(_block(link))
     return {"text": f"{sign} {_short(message.brief)}", "blocks": blocks}

@@ -36,7 +36,8 @@ def teams_message(message: Message) -> dict[str, Any]:
         "body": body,
     }
     if message.link:
-        card["actions"] = [{"type": "Action.OpenUrl", "title": "Open the log", "url": message.link}]
+        action = {"type": "Action.OpenUrl", "title": message.link_text, "url": message.link}
+        card["actions"] = [action]
     attachment = {
         "contentType": "application/vnd.microsoft.card.adaptive",
         "contentUrl": None,
