@@ -56,6 +56,8 @@ def send_due(
     routes that broken files name. Raises what Airflow's API raises, and nothing of a warehouse or a
     route."""
     digests = _by_place(pipelines, broken)
+    if not digests:
+        return
     stored = Variable.get(variable, default=None)
     told = _times(stored)
     # A place that was never told of anything begins with the next digest.
@@ -150,7 +152,7 @@ def _times(text: str | None) -> dict[str, datetime]:
     with suppress(ValueError, TypeError, AttributeError):
         stored = json.loads(text or "{}")
         return {name: _in_utc(moment) for name, moment in stored.items()}
-    _log.warning("until when digests were sent cannot be read: the next ones begin anew")
+    _log.warning("when digests were sent cannot be read: each begins with its next time")
     return {}
 
 

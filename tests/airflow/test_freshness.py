@@ -22,7 +22,10 @@ from loadsheet.airflow.freshness import asks_for_looks, watched_dag
 from loadsheet.airflow.freshness_watch import watch
 from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.spec.models import FRESHNESS_DAG
+from tests.airflow.alert_world import KINDS, World, as_slack, world
 from tests.project import Project
+
+__all__ = ["world"]
 
 SOURCE = """
 CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);
@@ -261,6 +264,19 @@ def test_each_route_is_told_once_although_one_of_them_is_away(
         shop.project.succeed()
         assert len(shop.look()) == 1
         assert len(other.messages) == 2
+
+
+def test_a_bot_tells_the_end_in_the_thread_of_the_alarm(shop: Shop, world: World) -> None:
+    """The Variable keeps the thread from look to look."""
+    shop.project.spec({"a": None, "b": None}, defaults={"fresh_within": "2h"}, notify=KINDS["bot"])
+    shop.pass_time(3)
+    shop.look()
+    shop.look()
+    shop.project.succeed()
+    shop.look()
+    alarm, over = world.by_bot
+    assert "thread_ts" not in alarm and "fresh again" in over["text"]
+    assert over["thread_ts"] == json.loads(as_slack(world.posted_to("/api/")[0]).body)["ts"]
 
 
 def test_a_variable_that_was_edited_is_read_as_none(shop: Shop) -> None:
