@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loadsheet.checks import Check, Checked
     from loadsheet.problem import Problem
 
 
@@ -142,10 +143,17 @@ class TablesFailed(WorkError):
 
 class Differs(WorkError):
     """Rows of staging tables are missing, extra or different. The message names them by their
-    keys; `verdicts` holds how many tables and marts have which verdict. A retry cannot help."""
+    keys; `verdicts` holds how many tables and marts have which verdict, `checked` each of them. A
+    retry cannot help."""
 
-    def __init__(self, message: str, verdicts: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        message: str,
+        verdicts: Mapping[str, int] | None = None,
+        checked: Sequence[Checked] = (),
+    ):
         self.verdicts = verdicts or {}
+        self.checked = tuple(checked)
         super().__init__(message)
 
 
@@ -159,9 +167,13 @@ class Refused(WorkError):
 
 class CheckFailed(Refused):
     """Rows do not pass a check that the pipeline file asks for by the key `check`: `max_shrink`,
-    `unique_key`. Nothing was written. Correct the rows, or change the key."""
+    `unique_key`. Nothing was written. Correct the rows, or change the key. `result` is what lineage
+    tells of it, or that of the cause."""
 
-    def __init__(self, message: str, check: str, rows: int | None = None):
+    def __init__(
+        self, message: str, check: str, rows: int | None = None, result: Check | None = None
+    ):
         self.check = check
         self.rows = rows
+        self.result = result
         super().__init__(message)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from loadsheet.checks import Checked
+
 EVERYTHING = "*"
 """In place of the names of tables and marts to verify: all of them."""
 
@@ -91,6 +93,8 @@ class Outcome:
     """Of an extraction by a time cursor: how far its watermark is below the source's clock."""
     verdicts: Mapping[str, int] = field(default_factory=dict)
     """Of a comparison: how many tables and marts have which verdict."""
+    checked: tuple[Checked, ...] = ()
+    """What was checked in the rows."""
     names: tuple[str, ...] = ()
     """The tables that a pattern matches, or the ids of the steps that a look has found idle."""
     remarks: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """What the operators tell Airflow's OpenLineage provider, where it is installed: the tables that a
-step reads and writes, their columns, and how these follow from each other.
+step reads and writes, their columns, how these follow from each other, and what was checked in
+their rows.
 
 The provider calls these methods in a process beside the task. Nothing here is asked otherwise, and
 an error costs the event its details and the task nothing.
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import Connection as AirflowConnection
 
 from loadsheet.airflow.command_line import converted
+from loadsheet.airflow.lineage_checks import assertions, row_count
 from loadsheet.airflow.locate import pipeline_file
 
 if TYPE_CHECKING:
+    from loadsheet.checks import Check, Checked
     from loadsheet.connections.lookup import Connection
+    from loadsheet.lineage.openlineage import Names
     from loadsheet.spec.models import Pipeline
     from loadsheet.warehouse.ledger import Kind as LedgerKind
 
@@ -40,6 +44,8 @@ class ReportsLineage:
     spec: str
     name: str
     get_dag: Callable[[], Any]
+    checked: list[Checked]
+    """What the task has checked so far."""
 
     def _own_tables(self) -> Sequence[str]:
         """The tables that the task extracts or loads."""
@@ -50,21 +56,24 @@ class ReportsLineage:
         return self._lineage(None)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> StepLineage:
-        """The step's tables by name."""
+        """The step's tables by name, with the check that has failed it."""
         return self._lineage(None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> StepLineage:
-        """The step's tables with their columns, the column lineage, and how much was written."""
+        """The step's tables with their columns, the column lineage, how much was written, and what
+        was checked."""
         return self._lineage(task_instance.run_id)
 
     def _lineage(self, run_id: str | None) -> StepLineage:
         from loadsheet.lineage.openlineage import Names
         from loadsheet.spec.pipeline_file import load_pipeline
 
-        if self.kind not in ("extract", "load", "table", "batch", "transform"):
+        if self.kind not in ("extract", "load", "table", "batch", "transform", "verify"):
             return StepLineage()
         pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         names = Names("", _connection(pipeline.source), _connection(pipeline.warehouse))
+        if self.kind == "verify":
+            return StepLineage(inputs=[*self._compared(pipeline, names)])
         inputs: list[Any] = []
         outputs: list[Any] = []
         job_facets: dict[str, Any] = {}
@@ -80,8 +89,31 @@ class ReportsLineage:
             inputs += lake
         return StepLineage(inputs=inputs, outputs=outputs, job_facets=job_facets)
 
+    def _compared(self, pipeline: Pipeline, names: Names) -> Iterator[Any]:
+        """The tables and marts that the step `verify` has compared, and the source's tables."""
+        from airflow.providers.common.compat.openlineage import facet
+
+        from loadsheet.lineage.models import Dataset
+
+        for one in self.checked:
+            dataset = Dataset("mart", pipeline.warehouse.mart_schema, one.name)
+            if one.kind == "table":
+                dataset = Dataset("staging", pipeline.warehouse.schema, one.name)
+                source = Dataset("source", pipeline.source.schema, one.name)
+                yield facet.Dataset(**names.dataset(source))
+            quality = {"dataQualityAssertions": assertions(one.checks)}
+            counts = {} if one.rows is None else {"dataQualityMetrics": row_count(one.rows)}
+            # Both places are in use for assertions: OpenLineage's documentation has them in
+            # `facets`, and their type is that of an input's.
+            yield facet.InputDataset(
+                **names.dataset(dataset), facets=quality, inputFacets=quality | counts
+            )
+
+    def _checks_of(self, name: str) -> list[Check]:
+        return [check for one in self.checked if one.name == name for check in one.checks]
+
     def _events(
-        self, pipeline: Pipeline, names: Any, run_id: str | None
+        self, pipeline: Pipeline, names: Names, run_id: str | None
     ) -> Iterator[dict[str, Any]]:
         """What the task writes, each as `loadsheet lineage --openlineage` describes it. Only a task
         that has written is worth a question to the warehouse."""
@@ -96,8 +128,12 @@ class ReportsLineage:
         if self.kind == "transform":
             targets = [Dataset("mart", schemas.mart_schema, self.name)]
         if run_id is None or self.kind == "extract":
+            # An extract has checked the rows of its source, others those that they write.
+            end = "inputs" if self.kind == "extract" else "outputs"
             for target in targets:
-                yield from job_events(named_lineage(pipeline, target), pipeline, names, [target])
+                (event,) = job_events(named_lineage(pipeline, target), pipeline, names, [target])
+                event[end][0]["checks"] = self._checks_of(target.name)
+                yield event
             return
         with connect_warehouse(names.warehouse) as session:
             only = {self.name} if self.kind == "transform" else set()
@@ -108,6 +144,7 @@ class ReportsLineage:
                 event["outputs"][0]["written"] = last_published(
                     session, pipeline.name, kind, target.name, str(target), run_id
                 )
+                event["outputs"][0]["checks"] = self._checks_of(target.name)
                 yield event
 
 
@@ -143,6 +180,8 @@ def _datasets(entries: list[dict[str, Any]]) -> Iterator[Any]:
                 },
                 dataset=[facet.InputField(**one) for one in lineage["dataset"]],
             )
+        if checks := entry.get("checks"):
+            facets["dataQualityAssertions"] = assertions(checks)
         name = {"namespace": entry["namespace"], "name": entry["name"]}
         if written := entry.get("written"):
             statistics = facet.OutputStatisticsOutputDatasetFacet(

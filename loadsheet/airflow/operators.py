@@ -30,6 +30,7 @@ from loadsheet.airflow import log_escaping, metrics
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.lineage import ReportsLineage
+from loadsheet.airflow.lineage_checks import checked_by
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.airflow.notes import write_note
 from loadsheet.airflow.shown import show
@@ -42,6 +43,7 @@ from loadsheet.wording import counted
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from loadsheet.checks import Checked
     from loadsheet.outcome import Outcome, RunRequest
     from loadsheet.plan.steps import Kind
     from loadsheet.spec.models import Pipeline
@@ -146,6 +148,7 @@ class StepOperator(ReportsLineage, BaseOperator):
         self.drift: dict[str, tuple[str, ...]] = {}
         """By table: what the task's loads have changed because the source's columns have changed.
         Alerts read it when the task has ended."""
+        self.checked: list[Checked] = []
 
     def execute(self, context: Context) -> Any:
         """What the next step needs: a load id, or nothing. Raises AirflowSkipException if there was
@@ -219,10 +222,17 @@ class StepOperator(ReportsLineage, BaseOperator):
         except EarlierTaskFailed:
             raise
         except Exception as error:
-            metrics.report(pipeline, step, error, time.monotonic() - started)
+            self._ended(pipeline, step, error, time.monotonic() - started)
             raise
-        metrics.report(pipeline, step, outcome, time.monotonic() - started)
+        self._ended(pipeline, step, outcome, time.monotonic() - started)
         return self._tell(pipeline, outcome, context)
+
+    def _ended(
+        self, pipeline: Pipeline, step: Step, result: Outcome | Exception, seconds: float | None
+    ) -> None:
+        """Keep and count what the step tells, which has ended in `result`."""
+        self.checked += checked_by(step, result)
+        metrics.report(pipeline, step, result, seconds)
 
     def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
         """Tell Airflow what has changed and what was done. Returns the outcome, which is that of an

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from loadsheet.airflow import metrics, operators
+from loadsheet.airflow import operators
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.notes import write_note
 from loadsheet.airflow.operators import EarlierTaskFailed, SqlTransformOperator, StepOperator
@@ -95,7 +95,7 @@ class BatchOperator(TableOperator):
         request = self._resuming(request, self.tables, context)
 
         def ended(table: str, result: Outcome | Exception, seconds: float | None) -> None:
-            metrics.report(pipeline, Step(kind="table", name=table), result, seconds)
+            self._ended(pipeline, Step(kind="table", name=table), result, seconds)
 
         try:
             outcomes = run_batch(

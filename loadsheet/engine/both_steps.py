@@ -77,6 +77,7 @@ def extract_and_load(
         loaded,
         counts=counts,
         remarks=remarks,
+        checked=extracted.checked + loaded.checked,
         held_back=extracted.held_back,
         lag_seconds=extracted.lag_seconds,
     )

@@ -23,6 +23,7 @@ import json
 import logging
 import time
 
+from loadsheet.checks import Check, Checked
 from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
@@ -169,7 +170,17 @@ def _extract(
         remarks=remarks,
         held_back=bool(rows.held_by),
         lag_seconds=manifest.lag_seconds,
+        checked=_checked(table),
     )
+
+
+def _checked(table: Table) -> tuple[Checked, ...]:
+    """The check that the source's rows have passed, if there is one."""
+    spec = table.incremental
+    if spec is None or spec.nulls != "fail":
+        return ()
+    has_cursor = Check(assertion="not_null", success=True, columns=(spec.cursor,))
+    return (Checked(kind="table", name=table.name, checks=(has_cursor,)),)
 
 
 def _record_empty_interval(attempt: Attempt, rows: Selection) -> None:

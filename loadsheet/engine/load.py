@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from loadsheet.checks import Checked
 from loadsheet.engine import details
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import LONGEST_MANIFEST, read_manifest
@@ -78,6 +79,7 @@ def load(
         changed=effect.changed,
         remarks=result.notes,
         drift=result.drift,
+        checked=(Checked(kind="table", name=table.name, checks=result.checks),),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
+from loadsheet.checks import Checked, passed_key
 from loadsheet.engine import details, resume
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
@@ -83,7 +84,15 @@ def transform(
         counts=counts,
         changed=effect.changed,
         remarks=built.notes,
+        checked=_checked(spec),
     )
+
+
+def _checked(spec: Transform) -> tuple[Checked, ...]:
+    """The check that the mart's rows have passed, if there is one."""
+    if not spec.unique_key:
+        return ()
+    return (Checked(kind="transform", name=spec.name, checks=passed_key(spec.unique_key)),)
 
 
 def look_at(

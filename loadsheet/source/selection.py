@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from loadsheet.checks import Check
 from loadsheet.errors import CheckFailed, HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
@@ -191,9 +192,11 @@ def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> 
         f"SELECT count(*) FROM {source.relation.sql} WHERE {ident(spec.cursor)} IS NULL"
     ).fetchone()
     if row and row[0]:
+        found = f"{counted(row[0], 'row')} with NULL"
         raise CheckFailed(
             f"{source.relation}: {counted(row[0], 'row has', 'rows have')} no {spec.cursor}, so no"
             " increment would read them; set incremental.nulls to include or exclude",
             "incremental.nulls",
             row[0],
+            Check(assertion="not_null", success=False, columns=(spec.cursor,), found=found),
         )

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from shlex import quote
 
+from loadsheet.checks import Check, Checked
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.due import Due, due_now
 from loadsheet.engine.resolve import resolved
@@ -49,12 +50,34 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
     found = verify_pipeline(pipeline, connections, (), _log_verdict, due=due)
     verdicts: Counter[str] = Counter(verdict.state for verdict in found.verdicts)
     if found.differs:
-        raise Differs(_message(found), verdicts)
+        raise Differs(_message(found), verdicts, _checked(found))
     remarks = [f"{verdict.table}: {verdict.why}" for verdict in found.verdicts if verdict.why]
     message = states_text(found)
     if remarks:
         message += f". {'. '.join(remarks)}"
-    return Outcome(status="done", message=message, remarks=tuple(remarks), verdicts=verdicts)
+    return Outcome(
+        status="done",
+        message=message,
+        remarks=tuple(remarks),
+        verdicts=verdicts,
+        checked=_checked(found),
+    )
+
+
+def _checked(found: Verification) -> tuple[Checked, ...]:
+    """The verdicts as checks; without those that prove nothing."""
+    checked: list[Checked] = []
+    for verdict in found.verdicts:
+        if verdict.state not in ("equal", "differs"):
+            continue
+        check = Check(
+            assertion="equals_source" if verdict.kind == "table" else "equals_select",
+            success=verdict.state == "equal",
+            found=", ".join(f"{number:,} {kind}" for kind, number in verdict.counts.items()),
+        )
+        rows = None if verdict.is_gone else verdict.target_rows
+        checked.append(Checked(kind=verdict.kind, name=verdict.table, checks=(check,), rows=rows))
+    return tuple(checked)
 
 
 def _asked(pipeline: Pipeline, names: frozenset[str]) -> Due:

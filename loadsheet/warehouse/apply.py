@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 
+from loadsheet.checks import Check
 from loadsheet.errors import CheckFailed, Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
@@ -318,12 +319,15 @@ def one_row_per_key(
     # A NULL is equal to nothing, so a row with one would be inserted by every merge.
     nulls = session.execute(merging.count_null_keys(incoming.sql, key)).fetchone()
     if nulls and nulls[0]:
-        raise CheckFailed(incomplete_key_message(nulls[0], key), "primary_key", nulls[0])
+        found = f"{counted(nulls[0], 'row')} with NULL"
+        check = Check(assertion="not_null", success=False, columns=key, found=found)
+        raise CheckFailed(incomplete_key_message(nulls[0], key), "primary_key", nulls[0], check)
     duplicates = session.execute(merging.has_duplicates(incoming.sql, key)).fetchone()
     if not duplicates or not duplicates[0]:
         return 0
     if cursor is None:
-        raise CheckFailed(duplicate_key_message(key), "primary_key")
+        check = Check(assertion="unique", success=False, columns=key)
+        raise CheckFailed(duplicate_key_message(key), "primary_key", result=check)
     return session.execute(merging.keep_newest(incoming.sql, key, cursor)).rowcount
 
 
@@ -355,12 +359,13 @@ def refuse_shrinking(
         return
     before = tables.count_rows(session, f"{target.sql} WHERE {live}")
     if before and after < before * (1 - max_shrink):
+        found = f"from {before:,} to {counted(after, 'row')}"
         raise CheckFailed(
-            f"{target} would shrink from {before:,} to {counted(after, 'row')}, more than"
-            " max_shrink "
-            f"{max_shrink:g} allows; check the source; if the rows are right, raise max_shrink",
+            f"{target} would shrink {found}, more than max_shrink {max_shrink:g} allows; check the"
+            " source; if the rows are right, raise max_shrink",
             "max_shrink",
             before - after,
+            Check(assertion="max_shrink", success=False, found=found),
         )
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from loadsheet.checks import Check, passed_key
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress
@@ -34,6 +35,8 @@ class LoadResult:
     """Remarks for the step's message, such as drift and duplicate keys."""
     drift: tuple[str, ...] = ()
     """Those of them that tell what schema drift has changed."""
+    checks: tuple[Check, ...] = ()
+    """What the loaded rows have passed; empty for a load that was committed already."""
 
 
 def load_manifest(
@@ -122,7 +125,18 @@ def load_manifest(
         extracted=manifest.rows,
         notes=tuple(transaction.notes),
         drift=tuple(transaction.drifted),
+        checks=_passed(manifest, table),
     )
+
+
+def _passed(manifest: Manifest, table: Table) -> tuple[Check, ...]:
+    """What refuses rows, and has not refused these."""
+    checks = [Check(assertion="matches_manifest", success=True)]
+    if manifest.key:
+        checks += passed_key(manifest.key)
+    if manifest.action == "replace" and table.max_shrink is not None:
+        checks.append(Check(assertion="max_shrink", success=True))
+    return tuple(checks)
 
 
 def find_committed(session: Session, load_id: str) -> LoadResult | None:
