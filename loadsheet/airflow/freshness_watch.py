@@ -177,7 +177,7 @@ class Airflow:
                 text = "no run has loaded it, and Airflow does not tell why"
                 self._asked[pipeline] = Cause(key="idle", text=text, whole=True)
         told = self._asked[pipeline]
-        if cause is None or told.key in ("paused", "unknown"):
+        if cause is None or (told.key in ("paused", "unknown") and not cause.own):
             return told
         return cause
 

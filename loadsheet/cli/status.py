@@ -89,7 +89,8 @@ def status(
     fail_if_late: Annotated[
         bool,
         typer.Option(
-            "--fail-if-late", help="Exit with 1 if a table or mart is late (fresh_within)."
+            "--fail-if-late",
+            help="Exit with 1 if a table or mart, or its last comparison, is late (fresh_within).",
         ),
     ] = False,
     verbose: EveryStep = False,
@@ -142,7 +143,7 @@ def _is_late(answers: list[Answer]) -> bool:
         if answer.status is None:
             continue
         for target in (*answer.status.tables, *answer.status.transforms):
-            if target.age and target.age.is_late:
+            if target.is_late:
                 return True
     return False
 

@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 from psycopg.rows import class_row
 
 from loadsheet.freshness.models import Age, Cause
+from loadsheet.freshness.verdicts import Verdicts, read_verdicts
 from loadsheet.postgres import Session
 from loadsheet.redact import on_one_line
 from loadsheet.spec.dependencies import transform_inputs
@@ -140,6 +141,7 @@ class _Facts:
     """By pipeline and target of a mart, the last load that its last build has seen."""
     lacks: dict[tuple[str, str], datetime] = field(default_factory=dict)
     """By the same, when the first change of an input began that it has not seen."""
+    verdicts: Verdicts = field(default_factory=lambda: Verdicts((), {}))
 
 
 def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
@@ -164,6 +166,8 @@ def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
         facts.builds[name, target] = seen
     for name, target, began in session.execute(_LACKS, _built_marts(pipelines, facts)):
         facts.lacks[name, target] = began
+    written = [scope.target for scope in facts.scopes] + [mart for _, mart in marts]
+    facts.verdicts = read_verdicts(session, pipelines, written)
     return facts
 
 
@@ -246,16 +250,23 @@ class _Known:
         return changed
 
     def ages(self, pipeline: Pipeline) -> list[Age]:
-        """The ages of all that the pipeline limits, in the order of its file."""
+        """The ages of all that the pipeline limits, in the order of its file, and then those of
+        their comparisons."""
         found = []
+        proofs = []
+        for kind, spec, target in self._limited(pipeline):
+            if spec.fresh_within and spec.fresh_within.limits_rows:
+                found.append(self._age(kind, spec, target))
+            proof = self._facts.verdicts.age(pipeline, kind, spec, target, self._at)
+            if proof and self._is_looked_at(pipeline, proof):
+                proofs.append(proof)
+        return [*self._without_tables_that_are_gone(pipeline, found), *proofs]
+
+    def _limited(self, pipeline: Pipeline) -> Iterator[tuple[ledger.Kind, Table | Transform, str]]:
         for table in self._tables(pipeline):
-            if table.fresh_within:
-                target = str(Relation(pipeline.warehouse.schema, table.name))
-                found.append(self._age("table", table, target))
+            yield "table", table, str(Relation(pipeline.warehouse.schema, table.name))
         for transform in pipeline.transforms:
-            if transform.fresh_within:
-                found.append(self._age("transform", transform, _mart(pipeline, transform.name)))
-        return self._without_tables_that_are_gone(pipeline, found)
+            yield "transform", transform, _mart(pipeline, transform.name)
 
     def _age(self, kind: ledger.Kind, spec: Table | Transform, target: str) -> Age:
         assert spec.fresh_within
@@ -295,6 +306,20 @@ class _Known:
             if not (pattern and pattern.name in working and is_missing):
                 left.append(age)
         return left
+
+    def _is_looked_at(self, pipeline: Pipeline, proof: Age) -> bool:
+        """Whether the source has the table, as far as is known: runs have looked at it lately, or
+        at no other table of its pattern."""
+        pattern = pipeline.pattern_of(proof.name) if proof.kind == "table" else None
+        if pattern is None or proof.limits.fail is None:
+            return True
+        looked_at: set[str] = set()
+        for table in self._tables(pipeline):
+            state = self._states[str(Relation(pipeline.warehouse.schema, table.name))]
+            is_recent = state.as_of is not None and self._at - state.as_of < proof.limits.fail
+            if pipeline.pattern_of(table.name) == pattern and (is_recent or state.cause):
+                looked_at.add(table.name)
+        return proof.name in looked_at or not looked_at
 
     def _read_through(self, scope: _Scope, table: Table | None) -> datetime:
         spec = table.incremental if table else None

@@ -22,23 +22,30 @@ class Cause:
     """One sentence without its full stop. It may quote names of tables and sessions."""
     whole: bool = False
     """Whether it keeps the whole pipeline from being loaded."""
+    own: bool = False
+    """Whether nothing else that goes wrong in the pipeline can be the reason for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Age:
-    """How old a table or mart is that `fresh_within` limits."""
+    """How old a table or mart is that `fresh_within` limits, or its last comparison."""
 
     kind: Kind
     name: str
     target: str
+    """As messages name it; of a comparison another name than that of the rows."""
     limits: FreshWithin
     as_of: datetime | None
     """What the source had committed by then is in the target; None for one that was never loaded or
-    built."""
+    built. Of a comparison: when it was, or when the first load was that none has followed."""
     at: datetime
     """The time of the answer, by the warehouse's clock."""
     cause: Cause | None = None
     """Why it is not younger, where the ledger tells."""
+    of: Literal["rows", "verify"] = "rows"
+    """Whether it is that of the rows, or of their last comparison (`fresh_within.verified`)."""
+    differs: bool = False
+    """Whether the comparison has found rows that differ, so that it is late at any age."""
 
     @property
     def age(self) -> timedelta | None:
@@ -48,6 +55,8 @@ class Age:
     @property
     def level(self) -> Level:
         """`late` from `fail` on, `warn` from `warn` on."""
+        if self.differs:
+            return "late"
         age = self.age
         if age is None:
             return "never"

@@ -3,7 +3,8 @@
 An incident belongs to a pipeline and has one cause: a paused DAG makes many tables late, one after
 the other, and is one incident. What is late stays in its incident until it is fresh, also where the
 cause changes meanwhile. What is late later joins an open incident with the same cause, or one that
-keeps the whole pipeline from being loaded.
+keeps the whole pipeline from being loaded. Rows that differ from their source join neither: a
+paused DAG is no reason for them.
 
 `look` is a function of what was remembered, what is seen now, and the time: it reads nothing and
 sends nothing. A pipeline that cannot be judged now, because its file or its warehouse is gone, is
@@ -231,7 +232,7 @@ def _with_more(
     for place, incident in enumerate(incidents):
         if incident.pipeline != pipeline or incident.over:
             continue
-        if incident.whole or incident.key == cause.key:
+        if (incident.whole and not cause.own) or incident.key == cause.key:
             joined = replace(
                 incident,
                 targets=(*incident.targets, *targets),

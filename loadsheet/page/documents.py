@@ -241,6 +241,7 @@ def _target_entry(
         "in_spec": True,
         "error": None,
         "verified": _verified_entry(one, status),
+        "unverified": one.proof is not None and one.proof.is_late and not one.proof.differs,
     }
     if one.last:
         entry["age_seconds"] = (status.at - one.last.at).total_seconds()

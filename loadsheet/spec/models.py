@@ -121,6 +121,13 @@ class FreshWithin:
     """From this age on, the status has a warning; None: it has none."""
     fail: timedelta | None = None
     """From this age on, it is late; None: it never is."""
+    verified: timedelta | None = None
+    """So long after its last comparison, its proof is late; None: it never is."""
+
+    @property
+    def limits_rows(self) -> bool:
+        """Whether the age of the rows matters."""
+        return self.warn is not None or self.fail is not None
 
 
 @dataclass(frozen=True, kw_only=True)

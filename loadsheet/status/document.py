@@ -109,6 +109,7 @@ def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
         "rows_exact": target.rows.exact,
         "last_error": None,
         "freshness": _freshness_entry(target.age),
+        "proof": _proof_entry(target.proof),
         "verified": _verified_entry(target, target.verified, status),
         "verified_in_part": _verified_entry(target, target.verified_in_part, status),
     }
@@ -136,6 +137,18 @@ def _freshness_entry(age: Age | None) -> dict[str, Any] | None:
         "fail_seconds": fail.total_seconds() if fail else None,
         "late": age.is_late,
         "cause": age.cause.text if age.cause else None,
+    }
+
+
+def _proof_entry(proof: Age | None) -> dict[str, Any] | None:
+    """How old the last comparison is, where `fresh_within.verified` limits that."""
+    if proof is None or proof.limits.fail is None:
+        return None
+    return {
+        "age_seconds": proof.age.total_seconds() if proof.age is not None else None,
+        "limit_seconds": proof.limits.fail.total_seconds(),
+        "late": proof.is_late,
+        "cause": proof.cause.text if proof.cause and proof.is_late else None,
     }
 
 

@@ -159,10 +159,17 @@ class TargetStatus(ABC):
     failure: Failure | None
     age: Age | None = None
     """How old it is, where `fresh_within` limits that."""
+    proof: Age | None = None
+    """How old its last comparison is, where `fresh_within` limits that."""
     verified: Verified | None = None
     """The last verdict of a comparison of all rows."""
     verified_in_part: Verified | None = None
     """The last of a comparison of some rows, where it is newer."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it, or its last comparison, is older than `fresh_within` allows."""
+        return any(one is not None and one.is_late for one in (self.age, self.proof))
 
     @property
     @abstractmethod

@@ -100,7 +100,7 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
 
 def _is_healthy(target: TargetStatus) -> bool:
     is_fresh = target.age is None or target.age.level == "fresh"
-    return target.state in _HEALTHY and is_fresh and not _differs(target)
+    return target.state in _HEALTHY and is_fresh and not target.is_late and not _differs(target)
 
 
 def _differs(target: TargetStatus) -> bool:
@@ -127,8 +127,9 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         if target.verdict and _differs(target):
             yield "red", on_one_line(_difference(target, target.verdict, status))
     for target in [*status.tables, *status.transforms]:
-        if target.age and target.age.is_late:
-            yield "red", on_one_line(_lateness(target.age))
+        for found in (target.age, target.proof):
+            if found and found.is_late and not found.differs:  # what differs has its sentence
+                yield "red", on_one_line(_lateness(found))
     for text in status.gap_notes:
         yield "yellow", on_one_line(text)
     for text in _held_back_now(status):
@@ -168,6 +169,8 @@ def _lateness(found: Age) -> str:
     if found.age is None:
         return f"{found.name} was never loaded or built: {limit}"
     cause = f": {found.cause.text}" if found.cause else ""
+    if found.of == "verify":
+        return f"{found.name} is not verified, {limit.replace(' ', '.verified ')}{cause}"
     return f"{found.name} is {age(found.age.total_seconds())} old, {limit}{cause}"
 
 

@@ -34,6 +34,7 @@ HELP = {
     "verdict": "1 for the last verdict of a comparison, 0 for the others.",
     "verified_timestamp_seconds": "When its rows were last compared.",
     "verified_age_seconds": "How long ago that was when the warehouse was asked.",
+    "late": "1: its rows, or its last comparison, are older than fresh_within allows.",
 }
 """Every gauge without its prefix, and what it tells."""
 _STATES: tuple[str, ...] = get_args(State)
@@ -106,6 +107,9 @@ def _target_samples(target: TargetStatus, status: PipelineStatus) -> Iterator[Sa
     if verdict := target.verdict:
         yield from _one_of("verdict", verdict.verdict, _VERDICTS)
         yield from _moment("verified", verdict.verified_at, status)
+    for found in (target.age, target.proof):
+        if found:
+            yield "late", found.is_late, {"of": found.of}
 
 
 def _table_samples(table: TableStatus, status: PipelineStatus) -> Iterator[Sample]:

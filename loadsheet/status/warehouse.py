@@ -31,6 +31,7 @@ from loadsheet.status.models import (
     RowCount,
     Search,
     TableStatus,
+    TargetStatus,
     TransformStatus,
     Watermark,
 )
@@ -148,11 +149,17 @@ def _add_ages(
     """Add how old is what `fresh_within` limits."""
     if not pipeline.promises_freshness:
         return
-    ages = {(one.kind, one.name): one for one in read_ages(session, [pipeline])[pipeline.name]}
-    for table in tables:
-        table.age = ages.get(("table", table.name))
-    for transform in transforms:
-        transform.age = ages.get(("transform", transform.name))
+    targets: dict[tuple[str, str], TargetStatus] = {}
+    targets |= {("table", table.name): table for table in tables}
+    targets |= {("transform", transform.name): transform for transform in transforms}
+    for one in read_ages(session, [pipeline])[pipeline.name]:
+        target = targets.get((one.kind, one.name))
+        if target is None:
+            continue
+        if one.of == "verify":
+            target.proof = one
+        else:
+            target.age = one
 
 
 def _gap_notes(pipeline: Pipeline, tables: list[TableStatus]) -> list[str]:

@@ -216,6 +216,29 @@ def test_a_warehouse_that_is_away_fails_nothing_and_is_an_incident_when_the_prom
     assert len(shop.look()) == 1
 
 
+def test_rows_that_differ_are_an_alarm_of_their_own_while_the_dag_is_paused(shop: Shop) -> None:
+    shop.project.spec(
+        {"a": None, "b": {"fresh_within": "2h"}},
+        defaults={"fresh_within": {"verified": "8d"}},
+        notify={"slack_conn_id": "slack"},
+        tasks={"retries": 0},
+    )
+    assert shop.look() == []
+    pause(shop)
+    shop.pass_time(3)
+    (alarm,) = shop.look()
+    assert "staging.b is late" in alarm and "its DAG is paused" in alarm
+    shop.project.in_warehouse("DELETE FROM staging.a")
+    shop.project.verify()
+    (alarm,) = shop.look()
+    assert "staging.a (verify) is late" in alarm
+    assert "its last comparison found that it differs (rows: 1 missing)" in alarm
+    assert shop.look() == []
+    assert shop.project.cli("verify", "shop", "--repair").returncode == 0
+    (over,) = shop.look()
+    assert "staging.a (verify) is fresh again" in over
+
+
 @pytest.mark.parametrize(
     "notify", [None, {"slack_conn_id": "slack", "events": ["failure", "recovery"]}]
 )

@@ -70,6 +70,7 @@ def pass_time(project: Project, hours: float) -> None:
         ("scope", "current_at"),
         ("load", "committed_at"),
         ("transform_run", "committed_at"),
+        ("verified", "verified_at"),
     ):
         project.in_warehouse(
             f"UPDATE loadsheet.{table} SET {column} = {column} - make_interval(mins => %s)",
@@ -267,6 +268,75 @@ def test_status_shows_what_is_late_and_a_monitor_gets_an_exit_code(shop: Project
     orders = found["orders"]
     assert (orders["warn_seconds"], orders["fail_seconds"], orders["late"]) == (3600, 7200, True)
     assert 11_100 < orders["age_seconds"] < 12_000 and orders["as_of"] and orders["cause"] is None
+
+
+def proofs(project: Project) -> dict[str, tuple[str, str]]:
+    """The level of each comparison, and what is wrong with it."""
+    pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
+    with connect_warehouse(project.connections("warehouse")) as session:
+        found = read_ages(session, [pipeline])[pipeline.name]
+    return {
+        one.name: (one.level, one.cause.key if one.cause else "")
+        for one in found
+        if one.of == "verify"
+    }
+
+
+def proven() -> dict[str, Any]:
+    """Another one each time, as above."""
+    return {"fresh_within": {"verified": "8d"}}
+
+
+WITHIN = ("fresh", "unverified")
+NEGLECTED = ("late", "unverified")
+
+
+def test_a_table_that_is_not_compared_in_time_is_late_from_its_first_load(shop: Project) -> None:
+    marts = {"totals": ("SELECT count(*) AS n FROM staging.orders", proven())}
+    shop.spec({"orders": proven(), "country": None}, marts)
+    assert proofs(shop) == {}
+    shop.succeed()
+    both = ("orders", "totals")
+    assert proofs(shop) == dict.fromkeys(both, WITHIN) and ages(shop).keys() == set(both)
+    pass_time(shop, 8 * 24)
+    shop.in_source("INSERT INTO orders VALUES (2)")
+    shop.succeed()  # a load proves nothing
+    assert proofs(shop) == dict.fromkeys(both, NEGLECTED)
+    text = "orders is not verified, fresh_within.verified 8d: it was never compared"
+    assert text in " ".join(cli(shop, shop.name).stdout.split())
+    shop.verify("orders")
+    assert proofs(shop) == {"orders": WITHIN, "totals": NEGLECTED}
+    shop.verify()
+    assert proofs(shop) == dict.fromkeys(both, WITHIN)
+    assert cli(shop, shop.name, "--fail-if-late").exit_code == 0
+
+
+def test_a_table_that_differs_is_late_until_all_of_it_is_compared_again(shop: Project) -> None:
+    shop.spec({"orders": proven()})
+    shop.succeed()
+    shop.in_warehouse("DELETE FROM staging.orders")
+    shop.verify()
+    assert proofs(shop) == {"orders": ("late", "differs")}
+    done = cli(shop, shop.name, "--json", "--fail-if-late")
+    assert done.exit_code == 1
+    (entry,) = json.loads(done.stdout)["pipelines"]
+    proof = entry["tables"][0]["proof"]
+    assert (proof["late"], proof["limit_seconds"]) == (True, 8 * 86_400)
+    assert proof["cause"] == "its last comparison found that it differs (rows: 1 missing)"
+    gauges = cli(shop, shop.name, "--prometheus").stdout
+    assert 'loadsheet_late{pipeline="shop",kind="table",name="orders",of="verify"} 1' in gauges
+    assert shop.cli("verify", shop.name, "--repair").returncode == 0
+    assert proofs(shop) == {"orders": WITHIN}
+
+
+def test_a_table_of_a_pattern_that_left_the_source_needs_no_comparison(shop: Project) -> None:
+    shop.spec({"*": None}, defaults=proven())
+    assert shop.cli("run", shop.name).returncode == 0
+    shop.in_source("DROP TABLE country")
+    pass_time(shop, 8 * 24)
+    assert proofs(shop) == dict.fromkeys(("orders", "events", "country"), NEGLECTED)
+    assert shop.cli("run", shop.name).returncode == 0
+    assert proofs(shop) == dict.fromkeys(("orders", "events"), NEGLECTED)
 
 
 def test_status_says_nothing_of_the_age_where_it_does_not_matter(shop: Project) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -30,6 +31,7 @@ def age(
     fail: timedelta | None = 2 * HOUR,
     cause: Cause | None = None,
     at: datetime = NOW,
+    **more: Any,
 ) -> Age:
     return Age(
         kind="table",
@@ -39,6 +41,7 @@ def age(
         as_of=None if minutes is None else at - minutes * MINUTE,
         at=at,
         cause=cause,
+        **more,
     )
 
 
@@ -200,6 +203,34 @@ def test_what_was_never_loaded_is_late_from_when_it_was_first_seen(watch: Watch)
     assert watch.shop(1) == ["over idle"]
 
 
+DIFFERS = Cause(key="differs", text="2 rows differ", own=True)
+
+
+def test_rows_that_differ_are_late_at_any_age_and_fresh_when_they_are_equal_again(
+    watch: Watch,
+) -> None:
+    def see(differs: bool) -> list[str]:
+        cause = DIFFERS if differs else None
+        return watch.see({"shop": [age(1, of="verify", differs=differs, cause=cause)]})
+
+    told = [see(differs) for differs in (False, True, True, False, False)]
+    assert told == [[], ["alarm differs"], [], ["over differs"], []]
+
+
+def test_rows_that_differ_are_an_incident_of_their_own_while_the_dag_is_paused(
+    watch: Watch,
+) -> None:
+    def see(*, late: bool, differs: bool) -> list[str]:
+        rows = age(121 if late else 1, cause=PAUSED)
+        proof = age(1, "orders (verify)", of="verify", differs=differs, cause=DIFFERS)
+        return watch.see({"shop": [rows, proof]})
+
+    assert see(late=True, differs=False) == ["alarm paused"]
+    assert see(late=True, differs=True) == ["alarm differs"]
+    assert see(late=False, differs=True) == ["over paused"]
+    assert see(late=False, differs=False) == ["over differs"]
+
+
 @pytest.mark.parametrize("key", ["gone", "broken", "warehouse"])
 def test_a_pipeline_that_cannot_be_judged_is_late_when_its_first_promise_is(
     watch: Watch, key: str
@@ -259,9 +290,12 @@ class Table:
     as_of: datetime
     limit: timedelta
     cause: Cause | None = None
+    proof: Cause | None = None
+    """Why it is not proven to be equal: it differs, or nothing compares it any more."""
+    compared: datetime = NOW
 
 
-KINDS = ("paused", "gone", "broken", "warehouse", "idle", "failed", "held")
+KINDS = ("paused", "gone", "broken", "warehouse", "idle", "failed", "held", "differs", "unverified")
 WHOLE = {kind: Cause(key=kind, text=kind, whole=True) for kind in KINDS[:5]}
 
 
@@ -293,6 +327,8 @@ class World:
             if table.cause is None:
                 # A run takes a while, and some tables are held back for a moment.
                 table.as_of = self.watch.now - self.chance.uniform(0, 10) * MINUTE
+            if table.proof is None or table.proof.own:
+                table.compared = self.watch.now
 
     def _look(self) -> list[str]:
         ages = []
@@ -300,6 +336,10 @@ class World:
             limits = FreshWithin(fail=table.limit)
             one = age(0, name, cause=table.cause, at=self.watch.now)
             ages.append(replace(one, as_of=table.as_of, limits=limits))
+            differs = table.proof is not None and table.proof.own
+            proof = age(0, f"{name} (verify)", cause=table.proof, at=self.watch.now, of="verify")
+            limits = FreshWithin(fail=4 * HOUR)
+            ages.append(replace(proof, as_of=table.compared, limits=limits, differs=differs))
         self.naive += sum(one.level == "late" for one in ages)
         self.watch.airflow = self.stopped
         if self.stopped and self.stopped.key in ("gone", "broken", "warehouse"):
@@ -321,14 +361,17 @@ def test_of_1000_incidents_each_has_one_alarm_and_there_is_none_while_all_is_wel
             # One cause may hit several tables.
             hit = chance.sample(hit, chance.randrange(1, 4))
             for table in hit:
-                table.cause = Cause(key=kind, text=kind)
+                if kind in ("differs", "unverified"):
+                    table.proof = Cause(key=kind, text=kind, own=kind == "differs")
+                else:
+                    table.cause = Cause(key=kind, text=kind)
         # Long enough for all that it hits to be late, and some of it at other times than the rest.
         told = world.live(chance.choice([270, 270, 400]))
         assert told == [f"alarm {kind}"], f"incident {number}"
         alarms[kind] += 1
         world.stopped = None
         for table in hit:
-            table.cause = None
+            table.cause = table.proof = None
         assert world.live(60) == [f"over {kind}"], f"the end of incident {number}"
     assert alarms.total() == 1000 and set(alarms) == set(KINDS)
     # The control: without incidents there would be a message for each table at each look.

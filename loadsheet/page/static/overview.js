@@ -28,12 +28,13 @@ export function stateCell(one) {
 
 export function verifiedCell(one) {
   const look = one.verified;
-  if (!look) return "";
+  if (!look) return one.unverified ? h("span", { class: "bad" }, "never, late") : "";
   const since = look.loaded_since ? ", loaded since" : "";
   const where = look.part ? ` in ${look.part}` : "";
-  const kind = { equal: "good", differs: "bad" }[look.verdict] ?? "";
+  const late = one.unverified ? ", late" : "";
+  const kind = late ? "bad" : { equal: "good", differs: "bad" }[look.verdict] ?? "";
   return h("span", { class: kind, title: time(look.at) },
-    `${look.verdict}${where} ${ago(look.age_seconds)}${since}`);
+    `${look.verdict}${where} ${ago(look.age_seconds)}${since}${late}`);
 }
 
 export function blockerText(one) {

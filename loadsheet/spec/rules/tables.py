@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from loadsheet.problem import Finding
-from loadsheet.spec.schedule import duration, in_hours, longest_gap
+from loadsheet.spec.schedule import duration, in_hours, longest_gap, number_of_runs
 from loadsheet.spec.view import Entry, View, as_list, cron_of, limits_of, waits_for_assets
 
 _CANCEL = "remove one of the two (if it is inherited: `incremental: null` or `mode: null`)"
@@ -169,6 +170,7 @@ def freshness_can_be_kept(entry: Entry, view: View) -> Iterator[Finding]:
     if fail and warn and warn >= fail:
         message = "warn is not shorter than fail, so there would be no warning before the alarm"
         yield entry.error("freshness", ("fresh_within", "warn"), message, "make warn shorter")
+    yield from _comes_in_time(entry, view, limits.get("verified"))
     cron = cron_of(view)
     if not fail or cron is None or waits_for_assets(view) or not view.is_sound("schedule"):
         return
@@ -180,6 +182,29 @@ def freshness_can_be_kept(entry: Entry, view: View) -> Iterator[Finding]:
         message = f"late before the next run is due: up to {in_hours(gap)} pass between two runs"
         hint = "use a longer limit, or a schedule that runs more often"
         yield entry.warning("freshness", "fresh_within", message, hint)
+
+
+def _comes_in_time(entry: Entry, view: View, limit: timedelta | None) -> Iterator[Finding]:
+    """A warning where no comparison comes before the alarm that there was none."""
+    frequency = view.get("verify")
+    if not limit or not view.is_sound("verify"):
+        return
+    path = ("fresh_within", "verified")
+    if frequency is None:
+        message = "no step of this pipeline compares it"
+        hint = 'add verify: "@weekly", or run `loadsheet verify` elsewhere'
+        yield entry.warning("freshness", path, message, hint)
+        return
+    if number_of_runs(frequency) is not None:
+        return
+    try:
+        gap = longest_gap(frequency)
+    except ValueError:  # reported as an unknown schedule
+        return
+    if gap and limit <= gap:
+        message = f"late before the next comparison is due: up to {in_hours(gap)} pass between two"
+        hint = "use a longer limit, or compare more often"
+        yield entry.warning("freshness", path, message, hint)
 
 
 def _by(table: Entry) -> str:

@@ -101,7 +101,7 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         action="soft", every=timedelta(days=1), max_delete=0.02
     )
     assert pipeline.table("lines").fresh_within == FreshWithin(
-        warn=timedelta(days=3), fail=timedelta(days=5)
+        warn=timedelta(days=3), fail=timedelta(days=5), verified=timedelta(days=9)
     )
 
 
