@@ -59,6 +59,7 @@ def entry(number: int, name: str = "") -> dict[str, Any]:
             "through": 3,
             "loaded_since": number % 3 == 0,
         },
+        "unverified": number == 3,
     }
 
 

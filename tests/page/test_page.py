@@ -114,6 +114,12 @@ def test_the_overview_shows_the_worst_first_and_filters(page: Chromium) -> None:
     assert "q=TABLE_0003" in page.js("location.hash")
 
 
+def test_a_table_that_is_not_verified_in_time_says_so(page: Chromium) -> None:
+    cells = "document.querySelectorAll('table.overview tbody td span.bad')"
+    found = page.js(f"[...{cells}].map(one => one.textContent)")
+    assert [text for text in found if "equal" in text] == ["equal 1h 6m ago, loaded since, late"]
+
+
 def test_a_head_sorts_by_its_column_and_says_so(page: Chromium) -> None:
     heads = "[...document.querySelectorAll('table.overview thead th')]"
     rows = f"{heads}.find(one => one.textContent === 'Rows')"
