@@ -47,6 +47,7 @@ EXAMPLES = {
         "flights staging.tickets --down",
         "flights --html lineage.html",
     ),
+    "docs": ("--out public", "flights --no-connect"),
     "restore": (
         "flights bookings --list",
         "flights bookings --as-of 1042 --into audit.bookings_in_june",

@@ -12,7 +12,7 @@ from loadsheet.lineage.staged import StagedTable, columns_in, staged_tables
 from loadsheet.lineage.trace import Trace
 from loadsheet.pinned import PinnedSession
 from loadsheet.spec.dependencies import transform_inputs
-from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse.externals import relations_of_others
@@ -42,23 +42,46 @@ def pipeline_lineage(
 def named_lineage(pipeline: Pipeline, target: Dataset) -> Lineage:
     """Which tables a staging table or mart is made of, by the pipeline file alone."""
     lineage = Lineage(pipeline=pipeline.name, datasets={target: {}})
-    how: EdgeHow = "reads"
     if target.kind == "mart":
-        read = _inputs(pipeline, target.name)
+        read = _inputs(pipeline, transform_inputs(pipeline)[target.name])
+        _add_names(lineage, target, read, "reads")
     else:
-        how = "load"
-        read = [Dataset("source", pipeline.source.schema, target.name)]
-    for dataset in read:
-        lineage.datasets[dataset] = {}
-        lineage.edges.append(Edge(Column(dataset, ROWS), Column(target, ROWS), (how,)))
+        source = Dataset("source", pipeline.source.schema, target.name)
+        _add_names(lineage, target, [source], "load")
     return lineage
 
 
-def _inputs(pipeline: Pipeline, transform: str) -> list[Dataset]:
-    inputs = transform_inputs(pipeline)[transform]
+def file_lineage(pipeline: Pipeline) -> Lineage:
+    """Which tables all staging tables and marts are made of, by the pipeline file and its SQL
+    alone. What patterns match is not known. Raises SpecError for SQL with problems."""
+    lineage = Lineage(pipeline=pipeline.name)
+    schemas = pipeline.warehouse
+    for table in pipeline.tables:
+        source = Dataset("source", pipeline.source.schema, table.name)
+        _add_names(lineage, Dataset("staging", schemas.schema, table.name), [source], "load")
+    for name, inputs in transform_inputs(pipeline).items():  # in the order in which they run
+        mart = Dataset("mart", schemas.mart_schema, name)
+        read = _inputs(pipeline, inputs)
+        for external in inputs.external:
+            schema, _, table_name = external.partition(".")
+            read.append(Dataset("external", schema, table_name))
+        _add_names(lineage, mart, read, "reads")
+        lineage.files[mart] = str(pipeline.transform(name).file)
+    return lineage
+
+
+def _inputs(pipeline: Pipeline, inputs: Inputs) -> list[Dataset]:
     schemas = pipeline.warehouse
     read = [Dataset("staging", schemas.schema, name) for name in inputs.tables]
     return read + [Dataset("mart", schemas.mart_schema, name) for name in inputs.transforms]
+
+
+def _add_names(lineage: Lineage, target: Dataset, read: Iterable[Dataset], how: EdgeHow) -> None:
+    """The rows of `read` reach those of `target`."""
+    for dataset in (*read, target):
+        lineage.datasets.setdefault(dataset, {})
+    for dataset in sorted(set(read)):
+        lineage.edges.append(Edge(Column(dataset, ROWS), Column(target, ROWS), (how,)))
 
 
 class _Builder:
@@ -106,7 +129,7 @@ class _Builder:
             lineage.expressions[column] = expressions.of(trace.passed)
         self._add_trace(Column(mart, ROWS), found.rows, found)
         read = [self._dataset(found.tables[oid].relation) for oid in found.rows.relations]
-        self._add_reads(mart, read, "reads")
+        _add_names(lineage, mart, read, "reads")
 
     def _add_trace(self, target: Column, trace: Trace, found: Analysis) -> None:
         hows: dict[Column, set[EdgeHow]] = {}
@@ -133,16 +156,10 @@ class _Builder:
 
     def _add_inputs(self, mart: Dataset, transform: Transform) -> None:
         """The tables that a mart reads which is not traced."""
-        read = _inputs(self.pipeline, transform.name)
+        read = _inputs(self.pipeline, transform_inputs(self.pipeline)[transform.name])
         others = relations_of_others(self.session, self.pipeline, transform)
         read += [Dataset("external", one.schema, one.name) for one in others]
-        self._add_reads(mart, read, "unknown")
-
-    def _add_reads(self, mart: Dataset, read: Iterable[Dataset], how: EdgeHow) -> None:
-        for dataset in sorted(set(read)):
-            edge = Edge(Column(dataset, ROWS), Column(mart, ROWS), (how,))
-            self.lineage.datasets.setdefault(dataset, {})
-            self.lineage.edges.append(edge)
+        _add_names(self.lineage, mart, read, "unknown")
 
     def _dataset(self, relation: Relation) -> Dataset:
         schemas = self.pipeline.warehouse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from loadsheet.lineage.expressions import Expression
 from loadsheet.lineage.trace import DIRECT, How
@@ -14,6 +14,8 @@ Kind = Literal["source", "staging", "external", "mart"]
 EdgeHow = How | Literal["load", "reads", "unknown"]
 """As How; `load` from a source column to its staging column; `reads` from the rows of a table to
 those of a mart; `unknown` where a mart reads a table and its columns are not traced."""
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 ROWS = "*"
 """In place of a column: which rows a table has."""
 
@@ -131,18 +133,25 @@ class Lineage:
                 left.append(edge.target if down else edge.source)
         for edge in edges:
             columns[edge.source] = columns[edge.target] = None
+        # By table: asking for each column of a large pipeline would take most of the time.
+        names: dict[Dataset, set[str]] = {}
+        for column in columns:
+            names.setdefault(column.dataset, set()).add(column.name)
         datasets: dict[Dataset, dict[str, str]] = {}
         for dataset, types in self.datasets.items():
-            kept = {name: types[name] for name in types if Column(dataset, name) in columns}
-            if kept or Column(dataset, ROWS) in columns:
-                datasets[dataset] = kept
+            if wanted := names.get(dataset):
+                datasets[dataset] = {name: types[name] for name in types if name in wanted}
         return Lineage(
             pipeline=self.pipeline,
             datasets=datasets,
             edges=sorted(edges),
-            expressions={key: value for key, value in self.expressions.items() if key in columns},
-            files={key: value for key, value in self.files.items() if key in datasets},
-            unknown={key: value for key, value in self.unknown.items() if key in columns},
-            not_traced={key: value for key, value in self.not_traced.items() if key in datasets},
-            notes={key: value for key, value in self.notes.items() if key in columns},
+            expressions=_of(self.expressions, columns),
+            files=_of(self.files, datasets),
+            unknown=_of(self.unknown, columns),
+            not_traced=_of(self.not_traced, datasets),
+            notes=_of(self.notes, columns),
         )
+
+
+def _of(known: Mapping[_Key, _Value], wanted: Iterable[_Key]) -> dict[_Key, _Value]:
+    return {key: known[key] for key in wanted if key in known}

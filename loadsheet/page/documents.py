@@ -17,27 +17,31 @@ from loadsheet.connections.lookup import Connections
 from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.page import about, commits
+from loadsheet.page.checks import checks_of
+from loadsheet.page.entries import kind_of, target_entry, targets_of
 from loadsheet.postgres import connect_warehouse
 from loadsheet.project.folder import display_path, relative_problem
 from loadsheet.redact import masked
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import declared_name, load_pipeline
-from loadsheet.status.document import open_for, watermark_age
-from loadsheet.status.models import PipelineStatus, TableStatus, TargetStatus, TransformStatus
+from loadsheet.sqltest.files import read_tests
+from loadsheet.sqltest.models import Case
+from loadsheet.status.models import PipelineStatus
 from loadsheet.status.source import add_source_lag
 from loadsheet.status.warehouse import begin_on_warehouse, status_in
 from loadsheet.wording import LONGEST_MESSAGE, shortened
 
 # Most of the time is spent waiting for servers.
 _AT_ONCE = 4
+NOT_IN_FILE = "the table is not in the pipeline file any more"
 Document = dict[str, Any]
 
 
 def session(
     mode: str, actions: Sequence[str] = (), airflow_base: str | None = None, theme: str = "system"
 ) -> Document:
-    """What the page may do where it runs. `mode` is `local` or `airflow`, `actions` are the buttons
-    that this user may press."""
+    """What the page may do where it runs. `mode` is `local`, `airflow` or `recorded`, `actions` are
+    the buttons that this user may press."""
     return {
         "mode": mode,
         "actions": list(actions),
@@ -56,7 +60,7 @@ def overview(files: Sequence[Path], connections: Connections, ask_source: bool =
     reader = OverviewReader(connections, ask_source)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         pipelines = list(pool.map(reader.entry, files))
-    return _finished({"at": datetime.now(UTC), "asked_source": ask_source, "pipelines": pipelines})
+    return finished({"at": datetime.now(UTC), "asked_source": ask_source, "pipelines": pipelines})
 
 
 def target(pipeline: Pipeline, connections: Connections, kind: str, name: str) -> Document:
@@ -67,6 +71,32 @@ def target(pipeline: Pipeline, connections: Connections, kind: str, name: str) -
     None or empty, and `unknown` or `lineage_unknown` says why.
     """
     is_in_spec = about.is_in_spec(pipeline, kind, name)
+    document = begun(pipeline, kind, name)
+    is_loaded = False
+    try:
+        state = _target_state(pipeline, connections, kind, name)
+        is_loaded = bool(state)
+        document |= state
+    except Exception as error:
+        document["unknown"] = described(error)
+    if not (is_in_spec or is_loaded):
+        raise InputError(f"{pipeline.name} has no {kind} {name!r}")
+    if kind == "table":
+        document["lake"] = about.in_lake(pipeline, name, document["loads"])
+    if not is_in_spec:
+        document["lineage_unknown"] = NOT_IN_FILE
+        return finished(document)
+    tests, document["tests_unknown"] = tests_of(pipeline)
+    document["checks"] = checks_of(pipeline, kind, name, tests)
+    try:
+        document |= about.lineage_of(pipeline, connections, kind, name)
+    except Exception as error:
+        document["lineage_unknown"] = described(error)
+    return finished(document)
+
+
+def begun(pipeline: Pipeline, kind: str, name: str) -> Document:
+    """The document of a table or mart before a server has been asked: what the file says."""
     document: Document = {
         "pipeline": pipeline.name,
         "kind": kind,
@@ -77,33 +107,29 @@ def target(pipeline: Pipeline, connections: Connections, kind: str, name: str) -
         "file": None,
         "sql": "",
         "comment": None,
+        "primary_key": [],
         "columns": [],
+        "source": None,
+        "source_unknown": None,
+        "checks": [],
+        "tests_unknown": None,
         "lake": [],
         "upstream": None,
         "downstream": None,
         "lineage_unknown": None,
     }
-    if is_in_spec:
+    if about.is_in_spec(pipeline, kind, name):
         document |= about.by_spec(pipeline, kind, name)
-    is_loaded = False
+    return document
+
+
+def tests_of(pipeline: Pipeline) -> tuple[Sequence[Case], str | None]:
+    """The tests of a pipeline, or why they cannot be read."""
     try:
-        state = _target_state(pipeline, connections, kind, name)
-        is_loaded = bool(state)
-        document |= state
-    except Exception as error:
-        document["unknown"] = _described(error)
-    if not (is_in_spec or is_loaded):
-        raise InputError(f"{pipeline.name} has no {kind} {name!r}")
-    if kind == "table":
-        document["lake"] = about.in_lake(pipeline, name, document["loads"])
-    if not is_in_spec:
-        document["lineage_unknown"] = "the table is not in the pipeline file any more"
-        return _finished(document)
-    try:
-        document |= about.lineage_of(pipeline, connections, kind, name)
-    except Exception as error:
-        document["lineage_unknown"] = _described(error)
-    return _finished(document)
+        cases, _ = read_tests(pipeline)
+    except SpecError as error:
+        return [], described(error)
+    return cases, None
 
 
 def run(pipeline: Pipeline, connections: Connections, run_id: str) -> Document:
@@ -120,25 +146,76 @@ def run(pipeline: Pipeline, connections: Connections, run_id: str) -> Document:
             if commits.has_ledger(warehouse):
                 document |= commits.of_run(warehouse, pipeline, run_id)
     except Exception as error:
-        document["unknown"] = _described(error)
-    return _finished(document)
+        document["unknown"] = described(error)
+    return finished(document)
 
 
 def _target_state(pipeline: Pipeline, connections: Connections, kind: str, name: str) -> Document:
     """What the warehouse and the source know of a table or mart; empty where they know neither it
     nor its name."""
+    state: Document = {}
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as warehouse:
         status = status_in(warehouse, pipeline, only=name)
-        found = [one for one in _targets(status) if _kind(one) == kind]
+        found = [one for one in targets_of(status) if kind_of(one) == kind]
         if not found:
             return {}
         one = found[0]
-        about_it = about.by_catalog(warehouse, about.relation_of(pipeline, kind, name))
+        schema = about.relation_of(pipeline, kind, name).schema
+        here = about.by_catalog(warehouse, schema, [name]).get(name)
         if commits.has_ledger(warehouse):
-            about_it["loads"] = commits.of_target(warehouse, pipeline, kind, one.target)
+            state["loads"] = commits.of_target(warehouse, pipeline, kind, one.target)
+    source = None
     if kind == "table":
         add_source_lag(pipeline, connections, status)
-    return {"at": status.at, **_target_entry(one, status, {}), **about_it}
+        sources, state["source_unknown"] = sources_of(pipeline, connections, status, [name])
+        source = sources.get(name)
+    return {
+        "at": status.at,
+        **target_entry(one, status, {}),
+        **about.by_catalogs(pipeline, kind, name, here, source),
+        **state,
+    }
+
+
+def sources_of(
+    pipeline: Pipeline, connections: Connections, status: PipelineStatus, names: Sequence[str]
+) -> tuple[Mapping[str, Document], str | None]:
+    """The source tables of these names as its catalog describes them, or why it was not asked."""
+    if status.source_unknown:
+        return {}, status.source_unknown
+    try:
+        return about.from_source(pipeline, connections, names), None
+    except Exception as error:
+        return {}, described(error)
+
+
+def begun_entry(file: Path) -> tuple[Document, Pipeline | None]:
+    """The entry of the pipeline in `file` before a server has been asked. Of a file with problems,
+    the entry has these, and there is no pipeline."""
+    entry: Document = {
+        "name": declared_name(file),
+        "description": "",
+        "schedule": None,
+        "owner": None,
+        "tags": [],
+        "file": display_path(file),
+        "error": None,
+        "unknown": None,
+        "source_unknown": None,
+        "notes": [],
+        "targets": [],
+    }
+    try:
+        pipeline = load_pipeline(file)
+    except SpecError as error:
+        entry["error"] = described(error)
+        return entry, None
+    entry["name"] = pipeline.name
+    entry["description"] = pipeline.description
+    entry["schedule"] = pipeline.schedule
+    entry["owner"] = pipeline.owner
+    entry["tags"] = list(pipeline.tags)
+    return entry, pipeline
 
 
 class OverviewReader:
@@ -152,30 +229,17 @@ class OverviewReader:
 
     def entry(self, file: Path) -> Document:
         """The pipeline in `file`."""
-        entry: Document = {
-            "name": declared_name(file),
-            "description": "",
-            "schedule": None,
-            "file": display_path(file),
-            "error": None,
-            "unknown": None,
-            "source_unknown": None,
-            "notes": [],
-            "targets": [],
-        }
-        try:
-            pipeline = load_pipeline(file)
-        except SpecError as error:
-            entry["error"] = _described(error)
-            return entry
-        entry["name"] = pipeline.name
-        entry["description"] = pipeline.description
-        entry["schedule"] = pipeline.schedule
+        entry, pipeline = begun_entry(file)
+        if pipeline:
+            self.add_state(entry, pipeline)
+        return entry
+
+    def add_state(self, entry: Document, pipeline: Pipeline) -> None:
+        """Add what the servers know to the pipeline's entry, or why they could not be asked."""
         try:
             entry |= self._state(pipeline)
         except Exception as error:
-            entry["unknown"] = _described(error)
-        return entry
+            entry["unknown"] = described(error)
 
     def _state(self, pipeline: Pipeline) -> Document:
         conn_id = pipeline.warehouse.conn_id
@@ -189,13 +253,13 @@ class OverviewReader:
                     recent = commits.histories(warehouse, pipeline)
         except psycopg.OperationalError as error:
             if error.sqlstate is None:  # no answer of the server
-                self._away[conn_id] = _described(error)
+                self._away[conn_id] = described(error)
             raise
         self._add_lag(pipeline, status)
         return {
             "source_unknown": status.source_unknown or None,
             "notes": status.gap_notes,
-            "targets": [_target_entry(one, status, recent) for one in _targets(status)],
+            "targets": [target_entry(one, status, recent) for one in targets_of(status)],
         }
 
     def _add_lag(self, pipeline: Pipeline, status: PipelineStatus) -> None:
@@ -210,102 +274,7 @@ class OverviewReader:
             self._away[conn_id] = status.source_unknown
 
 
-def _targets(status: PipelineStatus) -> list[TargetStatus]:
-    return [*status.tables, *status.transforms]
-
-
-def _kind(one: TargetStatus) -> str:
-    return "table" if isinstance(one, TableStatus) else "transform"
-
-
-def _target_entry(
-    one: TargetStatus, status: PipelineStatus, recent: Mapping[tuple[str, str], list[int]]
-) -> Document:
-    kind = _kind(one)
-    entry: Document = {
-        "kind": kind,
-        "name": one.name,
-        "target": one.target,
-        "state": one.state,
-        "age_seconds": None,
-        "run_id": None,
-        "lag": None,
-        "lag_unknown": None,
-        "watermark": None,
-        "watermark_age_seconds": None,
-        "rows": one.rows.number,
-        "rows_exact": one.rows.exact,
-        "history": recent.get((kind, one.name), []),
-        "blocker": None,
-        "due": None,
-        "in_spec": True,
-        "error": None,
-        "verified": _verified_entry(one, status),
-        "unverified": one.proof is not None and one.proof.is_late and not one.proof.differs,
-    }
-    if one.last:
-        entry["age_seconds"] = (status.at - one.last.at).total_seconds()
-        entry["run_id"] = one.last.run_id
-    if one.failure:
-        entry["error"] = {
-            "at": one.failure.at,
-            "since": one.failure.since,
-            "step": one.failure.step,
-            "run_id": one.failure.run_id,
-            "code": one.failure.code or None,
-            "message": one.failure.message,
-        }
-    if isinstance(one, TransformStatus):
-        entry["materialized"] = one.materialized
-        entry["due"] = one.due or None
-    if isinstance(one, TableStatus):
-        entry |= {
-            "watermark": one.watermark,
-            "cursor": one.cursor,
-            "watermark_age_seconds": watermark_age(one, status),
-            "lag_unknown": one.lag_unknown or None,
-            "blocker": _blocker(one, status),
-            "in_spec": one.in_spec,
-        }
-        if one.lag:
-            entry["lag"] = {
-                "newest": one.lag.newest,
-                "ahead": one.lag.ahead,
-                "seconds": one.lag.seconds,
-                "distance": one.lag.distance,
-            }
-    return entry
-
-
-def _verified_entry(one: TargetStatus, status: PipelineStatus) -> Document | None:
-    look = one.verdict
-    if look is None:
-        return None
-    return {
-        "at": look.verified_at,
-        "age_seconds": (status.at - look.verified_at).total_seconds(),
-        "verdict": look.verdict,
-        "part": look.part or None,
-        "missing": look.missing,
-        "extra": look.extra,
-        "different": look.different,
-        "through": look.through,
-        "loaded_since": one.is_loaded_since(look),
-    }
-
-
-def _blocker(table: TableStatus, status: PipelineStatus) -> Document | None:
-    """What holds the table back now, or held back its last load if it has not caught up since."""
-    if table.held_back_by:
-        open_seconds = open_for(table.held_back_by, status)
-        return {"who": table.held_back_by.who, "now": True, "open_seconds": open_seconds}
-    has_caught_up = table.lag is not None and not table.lag.ahead
-    if table.last and table.last.held_by and not has_caught_up:
-        return {"who": table.last.held_by, "now": False, "open_seconds": None}
-    return None
-
-
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
     """The error as users see it. Raises it again where it is a bug."""
     if isinstance(error, SpecError):
         return masked("\n".join(str(relative_problem(problem)) for problem in error.problems))
@@ -317,7 +286,7 @@ def _described(error: Exception) -> str:
     return f"{named(error)}{diagnosis}"
 
 
-def _finished(document: Document) -> Document:
+def finished(document: Document) -> Document:
     """The document as JSON has it, and without secrets: times as text, no NaN."""
     return {key: _plain(value) for key, value in document.items()}
 

@@ -108,7 +108,7 @@ def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
         "rows": target.rows.number,
         "rows_exact": target.rows.exact,
         "last_error": None,
-        "freshness": _freshness_entry(target.age),
+        "freshness": freshness_entry(target.age),
         "proof": _proof_entry(target.proof),
         "verified": _verified_entry(target, target.verified, status),
         "verified_in_part": _verified_entry(target, target.verified_in_part, status),
@@ -125,7 +125,8 @@ def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
     return entry
 
 
-def _freshness_entry(age: Age | None) -> dict[str, Any] | None:
+def freshness_entry(age: Age | None) -> dict[str, Any] | None:
+    """How old a table or mart is compared with its limits; None for one without."""
     if age is None:
         return None
     warn, fail = age.limits.warn, age.limits.fail

@@ -26,6 +26,12 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )
 
+READY = "document.querySelector('main h1') && !document.querySelector('main[aria-busy]')"
+"""The page shows what its address asks for."""
+AXE = """axe.run().then(found => found.violations.map(
+    one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 120)).join(' | ')}`))"""
+"""The rules of accessibility that are broken."""
+
 
 class Chromium:
     """One browser with one page."""
@@ -152,3 +158,13 @@ class Chromium:
         ]
         self._events.clear()
         return found
+
+
+def go(page: Chromium, view: str) -> None:
+    """Follow an address within the page."""
+    page.js(
+        f"new Promise(done => {{ if (location.hash === {json.dumps(view)}) done();"
+        " addEventListener('hashchange', () => done(), {once: true});"
+        f" location.hash = {json.dumps(view)}; }})"
+    )
+    page.wait(READY)

@@ -23,6 +23,7 @@ def entry(number: int, name: str = "") -> dict[str, Any]:
         "name": name,
         "target": f"staging.{name}",
         "state": state,
+        "loaded_at": None if state == "never" else f"2026-11-{29 - number % 29:02}T08:00:00+00:00",
         "age_seconds": None if state == "never" else number * 3.5,
         "run_id": None if state == "never" else RUN,
         "lag": {"newest": "x", "ahead": state == "behind", "seconds": 90.0, "distance": None},
@@ -60,6 +61,12 @@ def entry(number: int, name: str = "") -> dict[str, Any]:
             "loaded_since": number % 3 == 0,
         },
         "unverified": number == 3,
+        "freshness": {
+            "level": "late",
+            "as_of": "2026-11-30T06:00:00+00:00",
+            "late": state == "behind",
+            "cause": f"{HOSTILE} holds it back",
+        },
     }
 
 
@@ -133,6 +140,28 @@ def target(name: str) -> dict[str, Any]:
         "file": "pipelines/shop/pipeline.yml",
         "sql": f"SELECT 1 -- {HOSTILE}</script><script>window.harmed=1</script>",
         "comment": HOSTILE,
+        "primary_key": ["id", HOSTILE],
+        "mode": "merge",
+        "reads_by": HOSTILE,
+        "deletes": "soft",
+        "source": {
+            "name": HOSTILE,
+            "comment": f"{HOSTILE} in the source",
+            "primary_key": ["id"],
+            "columns": [
+                {"name": "id", "type": "integer", "nullable": False, "comment": "the only one"},
+                {"name": HOSTILE, "type": HOSTILE, "nullable": True, "comment": HOSTILE},
+                {"name": "left_out", "type": "text", "nullable": True, "comment": None},
+            ],
+        },
+        "source_unknown": None,
+        "checks": [
+            {"kind": "limit", "text": "removes at most 20% of the rows", "where": None},
+            {"kind": "freshness", "text": "late from 2h on", "where": None},
+            {"kind": "comparison", "text": "equals its source", "where": None},
+            {"kind": "test", "text": HOSTILE, "where": f"{HOSTILE}:3"},
+        ],
+        "tests_unknown": HOSTILE,
         "columns": [
             {"name": "id", "type": "integer", "nullable": False, "comment": HOSTILE},
             {"name": HOSTILE, "type": HOSTILE, "nullable": True, "comment": "a\u202eb"},
@@ -152,7 +181,7 @@ class Sample:
         targets.append({**entry(25, HOSTILE)})
         self.actions: list[str] = []
         """What the reader may start: nothing where the page is not part of Airflow."""
-        self.overview = {
+        self.overview: dict[str, Any] = {
             "at": "2026-11-30T08:00:00+00:00",
             "asked_source": True,
             "pipelines": [
@@ -160,6 +189,8 @@ class Sample:
                     "name": "shop",
                     "description": HOSTILE,
                     "schedule": "@daily",
+                    "owner": HOSTILE,
+                    "tags": [HOSTILE, "sales"],
                     "file": "pipelines/shop/pipeline.yml",
                     "error": None,
                     "unknown": None,
@@ -171,6 +202,8 @@ class Sample:
                     "name": HOSTILE,
                     "description": "",
                     "schedule": None,
+                    "owner": None,
+                    "tags": [],
                     "file": HOSTILE,
                     "error": f"pipeline.yml:1:1 {HOSTILE}",
                     "unknown": None,
@@ -204,3 +237,25 @@ class Sample:
                     "failures": [{**failure, "worked_at": None}],
                 }
         raise InputError("nothing")
+
+
+def site(count: int = 12) -> dict[str, Any]:
+    """The documents of a static site of the same tables, and of a mart that is made of one of
+    them: without ages, and without what only a server knows."""
+    overview = Sample(count).overview
+    shop, _ = overview["pipelines"]
+    mart = {**entry(25, "m"), "kind": "transform", "target": "mart.m", "materialized": "table"}
+    shop["targets"] += [entry(25, "orders"), mart]
+    for one in shop["targets"]:
+        one |= {"age_seconds": None, "watermark_age_seconds": None}
+        one["verified"]["age_seconds"] = None
+    state = entry(1)
+    for one in shop["targets"]:
+        about = target(one["name"])
+        one |= {key: about[key] for key in about if key not in state}
+        one |= {"loads": [], "lake": []}
+    made_of = lineage(
+        [("staging.orders", "staging"), ("mart.m", "mart")], [("staging.orders", "mart.m")]
+    )
+    mart |= {"upstream": made_of, "downstream": None}
+    return {"session": documents.session("recorded"), "overview": overview}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from loadsheet.page.server import PageServer
-from tests.npm import install
-from tests.page.chromium import PROGRAM, Chromium
+from tests.page.chromium import AXE, PROGRAM, READY, Chromium, go
 from tests.page.sample import HOSTILE, RUN, STATES, Sample
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
@@ -25,14 +23,7 @@ VIEWS = {
     "run": f"#/p/shop/run/{quote(RUN, safe='')}",
     "nothing": "#/nothing/here",
 }
-READY = "document.querySelector('main h1') && !document.querySelector('main[aria-busy]')"
 ROWS = "document.querySelectorAll('table.overview tbody tr').length"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with Chromium() as started:
-        yield started
 
 
 @pytest.fixture
@@ -55,16 +46,6 @@ def page(browser: Chromium, sample: Sample) -> Iterator[Chromium]:
         server.shutdown()
         thread.join()
     assert bugs == []
-
-
-def go(page: Chromium, view: str) -> None:
-    """Follow an address within the page."""
-    page.js(
-        f"new Promise(done => {{ if (location.hash === {json.dumps(view)}) done();"
-        " addEventListener('hashchange', () => done(), {once: true});"
-        f" location.hash = {json.dumps(view)}; }})"
-    )
-    page.wait(READY)
 
 
 def names(page: Chromium) -> list[str]:
@@ -258,16 +239,6 @@ def test_the_theme_is_the_systems_until_one_is_chosen(page: Chromium) -> None:
     assert page.js(back) == dark
     page.js("document.querySelector('#theme').click()")
     assert page.js(back) == light
-
-
-AXE = """axe.run().then(found => found.violations.map(
-    one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 120)).join(' | ')}`))"""
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    modules = install(Path(__file__).parent)
-    return (modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8") + "; 0"
 
 
 def test_no_rule_of_accessibility_is_broken(page: Chromium, axe: str) -> None:

@@ -54,6 +54,7 @@ LATE = {
     "cli/adopt.py": (4, COMMAND),
     "cli/add.py": (5, COMMAND),
     "cli/check.py": (2, COMMAND),
+    "cli/docs.py": (2, COMMAND),
     "cli/doctor.py": (6, COMMAND),
     "cli/errors.py": (3, "drivers and the bug report are needed only after a failure"),
     "cli/formats.py": (1, COMMAND),

@@ -117,7 +117,7 @@ def test_what_the_pipeline_does_not_have_is_an_error(tmp_path: Path, kind: str, 
 
 
 def test_values_that_json_does_not_have_are_none() -> None:
-    found = documents._finished({"a": [float("nan"), float("inf"), 1.5], "b": {"c": (1, None)}})
+    found = documents.finished({"a": [float("nan"), float("inf"), 1.5], "b": {"c": (1, None)}})
     assert found == {"a": [None, None, 1.5], "b": {"c": [1, None]}}
 
 

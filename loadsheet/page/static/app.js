@@ -13,6 +13,7 @@ const $ = (id) => document.getElementById(id);
 const main = $("main");
 
 let session = { mode: "local", actions: [], airflow_base: null, theme: "system" };
+const isRecorded = () => session.mode === "recorded"; // the static site of `loadsheet docs`
 let known = null; // the last overview: shown at once when the address leads back to it
 let asked = 0; // answers that come after a later question are dropped
 
@@ -87,6 +88,8 @@ async function* pagesOf(where) {
   if (where.kind === "overview") {
     const page = (found) => overviewPage(found, {
       ...options, pipeline: where.pipeline, view: where.view, changed: () => remember(where.view),
+      listsPipelines: isRecorded(),
+      graph: isRecorded() && where.pipeline ? api.graph(where.pipeline) : null,
     });
     if (known) yield page(known);
     else yield page(await api.overview(false)); // the sources answer later
@@ -130,18 +133,19 @@ function announce(text) {
 }
 
 function tell(at) {
-  $("when").textContent = at ? `as of ${time(at).slice(11)}` : "";
+  // What was recorded may be of another day.
+  $("when").textContent = at ? `as of ${time(at).slice(isRecorded() ? 0 : 11)}` : "";
 }
 
 function applyTheme() {
   let theme = session.theme;
   if (session.mode === "airflow" && !["light", "dark"].includes(theme)) theme = stored("theme");
-  if (session.mode === "local") theme = stored("loadsheet-theme");
+  if (session.mode !== "airflow") theme = stored("loadsheet-theme");
   const isChosen = theme === "light" || theme === "dark";
   if (isChosen) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
   const button = $("theme");
-  button.hidden = session.mode !== "local";
+  button.hidden = session.mode === "airflow";
   button.textContent = `Theme: ${isChosen ? theme : "system"}`;
 }
 
@@ -173,6 +177,7 @@ async function begin() {
   }
   applyTheme();
   followLinksToAirflow();
+  $("refresh").hidden = isRecorded();
   $("refresh").addEventListener("click", () => show({ again: true }));
   $("theme").addEventListener("click", nextTheme);
   $("skip").addEventListener("click", (event) => {
@@ -187,7 +192,7 @@ async function begin() {
   });
   setInterval(() => {
     const isAtWork = document.hidden || document.querySelector("dialog[open]");
-    if (!isAtWork && address().kind === "overview") show({ again: true });
+    if (!isAtWork && !isRecorded() && address().kind === "overview") show({ again: true });
   }, REFRESH_SECONDS * 1000);
   show();
 }

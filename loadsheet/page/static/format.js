@@ -58,6 +58,7 @@ export const STATES = {
   never: "never loaded",
   loaded: "loaded",
   current: "up to date",
+  unknown: "not known",
 };
 
 export function lag(one) {

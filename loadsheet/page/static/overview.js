@@ -1,6 +1,7 @@
 // All tables and marts of all pipelines, or of one: filtered, sorted, a hundred at a time.
-import { append, facts, h, notice, section, tableRow } from "./dom.js";
+import { append, facts, h, notice, scrolling, section, table, tableRow } from "./dom.js";
 import { sparkline } from "./charts.js";
+import { drawing, graphOf } from "./lineage.js";
 import {
   STATES, ago, lag, number, pipelineUrl, runUrl, targetUrl, time, watermark,
 } from "./format.js";
@@ -8,18 +9,22 @@ import { buttons } from "./buttons.js";
 
 const PAGE = 100;
 const ATTENTION = Object.keys(STATES);
+const MOST_DRAWN = 150;
+const MOST_MATCHES = 4;
 const HEALTHY = new Set(["current", "loaded"]);
 
 const COLUMNS = [
   { key: "name", head: "Table or mart", row: true, cell: nameCell, by: (one) => one.name },
   { key: "state", head: "State", cell: stateCell, by: (one) => urgency(one) },
-  { key: "age", head: "Loaded", cell: ageCell, by: (one) => one.age_seconds },
+  { key: "age", head: "Loaded", cell: ageCell, by: (one) => newestFirst(one.loaded_at) },
   { key: "lag", head: "Lag", numeric: true, cell: (one) => lag(one), by: lagOf },
   { key: "watermark", head: "Watermark", cell: watermarkCell, by: (one) => one.watermark },
   { key: "rows", head: "Rows", numeric: true, cell: rowsCell, by: (one) => one.rows },
   { key: "note", head: "Held back by, last error", cell: noteCell, by: (one) => noteOf(one) },
-  { key: "verified", head: "Verified", cell: verifiedCell, by: (one) => one.verified?.age_seconds },
+  { key: "verified", head: "Verified", cell: verifiedCell, by: (one) => newestFirst(one.verified?.at) },
 ];
+
+const newestFirst = (text) => text && -Date.parse(text);
 
 export function stateCell(one) {
   if (one.asking) return h("span", { class: "state quiet" }, "asking…");
@@ -31,10 +36,11 @@ export function verifiedCell(one) {
   if (!look) return one.unverified ? h("span", { class: "bad" }, "never, late") : "";
   const since = look.loaded_since ? ", loaded since" : "";
   const where = look.part ? ` in ${look.part}` : "";
+  const when = look.age_seconds === null ? `at ${time(look.at).slice(0, 16)}` : ago(look.age_seconds);
   const late = one.unverified ? ", late" : "";
   const kind = late ? "bad" : { equal: "good", differs: "bad" }[look.verdict] ?? "";
   return h("span", { class: kind, title: time(look.at) },
-    `${look.verdict}${where} ${ago(look.age_seconds)}${since}${late}`);
+    `${look.verdict}${where} ${when}${since}${late}`);
 }
 
 export function blockerText(one) {
@@ -44,21 +50,39 @@ export function blockerText(one) {
     : `its last load was held back by ${one.blocker.who}`;
 }
 
+const day = (text) => h("span", { title: time(text) }, time(text).slice(0, 16));
+
+export function lateText(one) {
+  if (!one.freshness?.late) return "";
+  return one.freshness.cause ? `late: ${one.freshness.cause}` : "late";
+}
+
 const noteOf = (one) =>
-  (one.error ? `${one.error.step} failed: ${one.error.message}` : blockerText(one)) || one.due || "";
+  (one.error ? `${one.error.step} failed: ${one.error.message}` : blockerText(one))
+  || lateText(one) || one.due || "";
 
 function nameCell(one) {
-  const kind = one.kind === "table" ? "table" : one.materialized ?? "mart";
+  const kind = one.kind === "table" ? "table" : `mart${one.materialized ? `, ${one.materialized}` : ""}`;
   return [
     h("a", {
       href: targetUrl(one.pipeline, one.kind, one.name), "data-key": `${one.pipeline} ${one.target}`,
     }, one.name),
     h("span", { class: "sub" }, `${one.pipeline} · ${kind}${one.in_spec ? "" : ", not in the file"}`),
+    commentsOf(one).slice(0, 1).map((text) => h("span", { class: "sub clip" }, text)),
+    one.matches?.length > 0 && h("span", { class: "sub" }, matchText(one.matches)),
   ];
 }
 
+function matchText(names) {
+  const more = names.length - MOST_MATCHES;
+  const text = names.slice(0, MOST_MATCHES).join(", ");
+  return `${names.length === 1 ? "column" : "columns"}: ${text}${more > 0 ? ` and ${more} more` : ""}`;
+}
+
 function ageCell(one) {
-  if (one.age_seconds === null) return "never";
+  if (one.state === "unknown") return "";
+  if (!one.loaded_at) return "never";
+  if (one.age_seconds === null) return day(one.loaded_at); // it was recorded at another time
   const text = ago(one.age_seconds);
   if (!one.run_id) return text;
   return h("a", { href: runUrl(one.pipeline, one.run_id), "aria-label": `${text}: its run` }, text);
@@ -94,8 +118,23 @@ export function flatten(document) {
     ...one,
     pipeline: pipeline.name,
     asking: !document.asked_source && one.state === "loaded" && one.watermark !== null,
-    text: `${one.name} ${one.target} ${pipeline.name} ${noteOf(one)}`.toLowerCase(),
+    text: [one.name, one.target, pipeline.name, noteOf(one), commentsOf(one), columnTexts(one)]
+      .flat().join(" ").toLowerCase(),
   })));
+}
+
+// Only recorded documents have the comments and columns of all tables.
+const commentsOf = (one) => [one.comment, one.source?.comment].filter(Boolean);
+const columnsOf = (one) => [...one.columns ?? [], ...one.source?.columns ?? []];
+const columnTexts = (one) =>
+  columnsOf(one).flatMap((column) => [column.name, column.comment ?? ""]);
+
+function matchesOf(one, view) {
+  const words = wordsOf(view);
+  const isFound = (text) => text && words.some((word) => text.toLowerCase().includes(word));
+  const found = columnsOf(one).filter(
+    (column) => isFound(column.name) || isFound(column.comment));
+  return [...new Set(found.map((column) => column.name))];
 }
 
 export function overviewPage(document, options) {
@@ -108,14 +147,41 @@ export function overviewPage(document, options) {
   const page = [h("h1", null, options.pipeline ?? "Tables and marts")];
   if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(only[0].actions ?? options.session.actions, only[0].name));
   page.push(troubles(only, Boolean(options.pipeline)));
+  if (options.listsPipelines && !options.pipeline) page.push(section("Pipelines", pipelines(only)));
   if (!targets.length) return [...page, notice("", "Nothing has been loaded yet.")];
-  return [...page, list(targets, options)];
+  page.push(list(targets, options));
+  if (options.graph) page.push(section("Lineage", whole(options)));
+  return page;
+}
+
+function whole({ graph, pipeline }) {
+  const known = graphOf(graph);
+  if (known.tables.size > MOST_DRAWN) {
+    return notice("", `${number(known.tables.size)} tables are too many to draw at once: each has`
+      + " its own lineage on its page.");
+  }
+  return drawing(pipeline, known, null, null);
+}
+
+function pipelines(all) {
+  const count = (one, kind) => one.targets.filter((each) => each.kind === kind).length;
+  const columns = [
+    { head: "Pipeline", row: true, cell: (one) => h("a", { href: pipelineUrl(one.name) }, one.name) },
+    { head: "Description", cell: (one) => one.description },
+    { head: "Schedule", cell: (one) => one.schedule ?? "none" },
+    { head: "Owner", cell: (one) => one.owner },
+    { head: "Tables", numeric: true, cell: (one) => number(count(one, "table")) },
+    { head: "Marts", numeric: true, cell: (one) => number(count(one, "transform")) },
+  ];
+  return scrolling("Pipelines", table("All pipelines of this site", columns, all));
 }
 
 function pipelineFacts(one) {
   return facts([
     ["Description", one.description],
     ["Schedule", one.schedule ?? "none"],
+    ["Owner", one.owner],
+    ["Tags", one.tags?.join(", ")],
     ["File", h("code", null, one.file)],
   ]);
 }
@@ -147,7 +213,7 @@ function list(targets, options) {
     ATTENTION.filter((state) => counts.has(state)).map(
       (state) => chip(state, `${STATES[state]} ${number(counts.get(state))}`)));
   const filter = h("input", {
-    type: "search", id: "filter", placeholder: "name, pipeline, error", autocomplete: "off",
+    type: "search", id: "filter", placeholder: targets[0].columns ? "name, column, comment" : "name, pipeline, error", autocomplete: "off",
     value: view.text, oninput: (event) => update({ text: event.target.value, page: 0 }),
   });
   const sorting = h("select", { id: "sorting", onchange: (event) => sortBy(event.target.value) },
@@ -190,6 +256,7 @@ function list(targets, options) {
     view.page = Math.min(view.page, pages - 1);
     const start = view.page * PAGE;
     const shown = found.slice(start, start + PAGE);
+    for (const one of shown) one.matches = matchesOf(one, view);
     grid.setAttribute("aria-rowcount", found.length + 1);
     body.replaceChildren(...shown.map((one) => tableRow(COLUMNS, one)));
     for (const [place, head] of heads.entries()) {
@@ -220,8 +287,10 @@ function list(targets, options) {
     grid, pager);
 }
 
+const wordsOf = (view) => view.text.toLowerCase().split(/\s+/).filter(Boolean);
+
 function isWanted(view) {
-  const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf(view);
   return (one) => (!view.state || one.state === view.state)
     && words.every((word) => one.text.includes(word));
 }

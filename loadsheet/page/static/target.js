@@ -2,39 +2,51 @@
 import { facts, h, notice, scrolling, section, table } from "./dom.js";
 import { bars, isLogarithmic, roundRows, rowsOf, secondsOf, shortDuration } from "./charts.js";
 import { ago, bytes, duration, lag, number, pipelineUrl, runUrl, time } from "./format.js";
-import { blockerText, stateCell, verifiedCell } from "./overview.js";
+import { blockerText, lateText, stateCell, verifiedCell } from "./overview.js";
 import { comesFrom, drawing, graphOf, namesOf, traced } from "./lineage.js";
 import { buttons } from "./buttons.js";
 
+const DELETES = {
+  hard: "are deleted here, too", soft: "are marked here", report: "are only counted",
+};
 const MOST_BARS = 60;
 const MOST_LOADS = 20;
+const KINDS = {
+  limit: "limit", freshness: "freshness", comparison: "loadsheet verify", test: "test",
+};
 
 export function targetPage(one, options) {
   const isTable = one.kind === "table";
+  const isRecorded = options.session.mode === "recorded";
   const what = isTable ? "load" : "build";
+  const comment = one.comment ?? one.source?.comment;
   return [
     h("h1", null, one.name, " ", one.state && stateCell(one)),
-    one.comment && h("p", { class: "comment" }, one.comment),
-    one.unknown && notice("bad", `The warehouse could not be asked: ${one.unknown}`),
-    one.error && failure(one),
+    comment && h("p", { class: "comment" }, comment),
+    one.unknown && notice(isRecorded ? "warn" : "bad", `The warehouse could not be asked: ${one.unknown}`),
+    one.error && failure(one, isRecorded),
     blockerText(one) && notice("warn", blockerText(one)),
+    lateText(one) && notice("bad", lateText(one)),
     one.due && notice("warn", `The next run builds it: ${one.due}`),
     targetFacts(one, what),
     buttons(one.actions ?? options.session.actions, one.pipeline, one),
-    section(isTable ? "Loads" : "Builds", loads(one, what)),
+    !isRecorded && section(isTable ? "Loads" : "Builds", loads(one, what)),
     section("Columns and lineage", lineage(one, isTable ? "staging" : "mart")),
+    isTable && one.in_spec !== false && section("Source table", sourceTable(one)),
+    section("Checks", checks(one)),
     section("SQL", one.file && h("p", null, h("code", null, one.file)),
       one.sql ? scrolling("SQL", h("pre", null, h("code", null, one.sql)))
         : notice("", "It has no SQL of its own.")),
-    isTable && section("Objects in the lake", lake(one)),
+    isTable && !isRecorded && section("Objects in the lake", lake(one)),
   ];
 }
 
-function failure(one) {
+function failure(one, isRecorded) {
   const { step, run_id: run, at, since, code, message } = one.error;
   return h("div", { class: "notice bad" },
     h("p", null, `${step} failed at ${time(at)}`, since !== at && `, first at ${time(since)}`,
-      ", in ", h("a", { href: runUrl(one.pipeline, run) }, run), code && ` (${code})`, ":"),
+      ", in ", isRecorded ? run : h("a", { href: runUrl(one.pipeline, run) }, run),
+      code && ` (${code})`, ":"),
     h("pre", null, message));
 }
 
@@ -45,13 +57,23 @@ function targetFacts(one, what) {
     ["In the warehouse", h("code", null, one.target)],
     ["Kind", one.kind === "table" ? "table" : one.materialized],
     ["Rows", number(one.rows, one.rows_exact)],
-    [`Last ${what}`, last && [ago(one.age_seconds), " in ",
-      h("a", { href: runUrl(one.pipeline, last.run_id) }, last.run_id)]],
+    ["Primary key", one.primary_key?.length > 0 && h("code", null, one.primary_key.join(", "))],
+    ["Mode", one.mode],
+    ["Read by", one.reads_by && h("code", null, one.reads_by)],
+    ["Deleted rows", DELETES[one.deletes]],
+    [`Last ${what}`, last ? [ago(one.age_seconds), " in ",
+      h("a", { href: runUrl(one.pipeline, last.run_id) }, last.run_id)]
+      : one.loaded_at && `${time(one.loaded_at)} in ${one.run_id}`],
     ["Watermark", one.watermark && [h("code", null, one.watermark),
       one.cursor && ` of ${one.cursor}`]],
     ["Lag", one.kind === "table" && (lag(one) || one.lag_unknown)],
+    ["Freshness", one.freshness && freshness(one.freshness)],
     ["Verified", verifiedCell(one)],
   ]);
+}
+
+function freshness({ level, as_of: asOf }) {
+  return asOf ? `${level}: has what the source had at ${time(asOf)}` : level;
 }
 
 function loads(one, what) {
@@ -147,7 +169,10 @@ function lineage(one, kind) {
 }
 
 function columnTable(one, kind, known, choose) {
+  if (!one.columns.length && one.unknown) return notice("", "The columns are not known.");
   if (!one.columns.length) return notice("", "The warehouse has no such table yet.");
+  const keys = new Set(one.primary_key);
+  const sources = new Map((one.source?.columns ?? []).map((each) => [each.name, each.comment]));
   const traceable = known.size > 0;
   const columns = [
     { head: "Column", row: true, cell: (column) => (traceable
@@ -155,13 +180,64 @@ function columnTable(one, kind, known, choose) {
         type: "button", class: "plain", "data-column": column.name, "aria-pressed": "false",
         title: "show its lineage", onclick: () => choose(column.name),
       }, column.name) : column.name) },
-    { head: "Type", cell: (column) => `${column.type}${column.nullable ? "" : ", not null"}` },
+    { head: "Type", cell: (column) => typeOf(column, keys) },
     { head: "Comes from", cell: (column) => origin(one, kind, column, known) },
-    { head: "Comment", cell: (column) => [column.comment, known.get(column.name)?.note]
-      .filter(Boolean).join("; ") },
+    { head: "Comment", cell: (column) => texts(
+      column.comment, sources.get(column.name), known.get(column.name)?.note) },
   ];
   const text = traceable ? "Columns: choose one to see its lineage" : "Columns";
   return scrolling("Columns", table(text, columns, one.columns));
+}
+
+function typeOf(column, keys) {
+  const key = keys.has(column.name) ? ", primary key" : "";
+  return `${column.type}${column.nullable ? "" : ", not null"}${key}`;
+}
+
+// Each text once.
+const texts = (...all) => [...new Set(all.filter(Boolean))].join("; ");
+
+function sourceTable(one) {
+  if (one.source_unknown) {
+    return notice("warn", `The source could not be asked: ${one.source_unknown}`);
+  }
+  if (!one.source) return notice("", one.unknown ? "It is not known." : "The source has no such table.");
+  const keys = new Set(one.source.primary_key);
+  const loaded = new Set(one.columns.map((column) => column.name));
+  const isLoaded = (column) => !loaded.size || loaded.has(column.name);
+  const columns = [
+    { head: "Column", row: true, cell: (column) => column.name },
+    { head: "Type", cell: (column) => typeOf(column, keys) },
+    { head: "Comment", cell: (column) => texts(column.comment, !isLoaded(column) && "not loaded") },
+  ];
+  const comment = one.source.comment;
+  return [
+    facts([["In the source", h("code", null, one.source.name)],
+      ["Comment", comment !== one.comment && comment]]),
+    scrolling("Columns of the source table",
+      table("Columns of the source table", columns, one.source.columns)),
+  ];
+}
+
+function checks(one) {
+  const found = (one.checks ?? []).length > 0
+    ? scrolling("Checks", table("What is checked, and the last result", [
+      { head: "Check", row: true, cell: (check) => check.text },
+      { head: "Kind", cell: (check) => KINDS[check.kind] },
+      { head: "Last result", cell: (check) => resultOf(one, check) },
+    ], one.checks))
+    : notice("", "Nothing of it is checked.");
+  const unread = one.tests_unknown && notice("warn", `Its tests cannot be read: ${one.tests_unknown}`);
+  return [unread, found];
+}
+
+function resultOf(one, check) {
+  if (check.kind === "comparison") return verifiedCell(one) || (one.unknown ? "not known" : "not compared yet");
+  if (check.kind === "freshness") return one.freshness?.level ?? "not known";
+  if (check.kind === "test") {
+    return [h("code", null, check.where), h("span", { class: "sub" }, "loadsheet test runs it")];
+  }
+  return "part of each load";
 }
 
 function origin(one, kind, column, known) {

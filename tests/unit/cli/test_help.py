@@ -19,8 +19,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_these_are_the_commands() -> None:
     names = (
-        "init check plan add new run doctor grants test status ui verify lineage restore adopt gc"
-        " schema render"
+        "init check plan add new run doctor grants test status ui verify lineage docs restore adopt"
+        " gc schema render"
     )
     assert list(COMMANDS) == names.split()
 
