@@ -11,8 +11,9 @@ All of it happens in the increment's own snapshot, before its rows are copied:
     gone keys, by their values           none may be there
 
 Ranges are for integer keys in an index that can answer alone. Other keys are compared by the sum
-of their hashes, then in buckets of them, over which new keys are spread: so the increment's keys
-are copied into a temporary table of the warehouse first, and count as the target's.
+of their hashes, and where that differs in buckets, over which new keys are spread: so the
+increment's keys are copied into a temporary table of the warehouse first, and count as the
+target's.
 
 Rows that are missing (a key that was updated in place, a row that was deleted in the warehouse) are
 read with the increment. So are rows that may have been updated to the key of a deleted one, which

@@ -177,6 +177,21 @@ def test_keys_of_every_type_are_found(
     assert [name for name in names if judge(project, name)] == []
 
 
+def test_keys_that_are_no_integers_are_summed_in_buckets_only_where_one_is_gone(
+    project: Project, looks: list[str]
+) -> None:
+    """New rows and changed ones are expected in the target, so they are no reason."""
+    opened(project, CREATE.replace("id int", "id text"))
+    project.in_source("INSERT INTO item VALUES ('new'); UPDATE item SET at = now() WHERE id = '7'")
+    project.succeed()
+    assert looks == ["total"] * 2
+    looks.clear()
+    project.in_source("DELETE FROM item WHERE id = '9'")
+    project.succeed()
+    assert looks == ["total"] * 2 + ["buckets"] * 2
+    assert not judge(project, "item")
+
+
 def test_a_key_that_is_updated_in_place_is_one_row(project: Project) -> None:
     """The new key has an old cursor: no increment would read it."""
     opened(project)
