@@ -9,7 +9,7 @@ from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import tables, tombstones
 from loadsheet.warehouse.search_path import named_schemas
 
 
@@ -39,9 +39,11 @@ def relations_of_others(
 def external_inputs(session: Session, pipeline: Pipeline, transform: Transform) -> list[Relation]:
     """The tables under `external` that the transform reads.
 
-    If another pipeline loads or builds one in this warehouse, the ledger tells when it has changed.
+    If another pipeline loads or builds one in this warehouse, the ledger tells when it has changed:
+    of the keys of deleted rows, under the name of their staging table.
     """
     # Most pipelines have none, and their SQL need not be read again.
     if not pipeline.external:
         return []
-    return list(dict.fromkeys(relations_of_others(session, pipeline, transform)))
+    found = relations_of_others(session, pipeline, transform)
+    return list(dict.fromkeys(tombstones.owner_of(session, one) or one for one in found))

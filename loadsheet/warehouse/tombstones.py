@@ -15,7 +15,7 @@ from loadsheet.sql.types import TIME_TYPES, widens
 from loadsheet.warehouse import drift, tables
 from loadsheet.warehouse.drift import Drift
 
-_MARK = "Keys of rows that were deleted from "
+_MARK, _MARK_END = "Keys of rows that were deleted from ", " (Loadsheet)"
 _COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 # PostgreSQL cuts a longer name off, without the end that tells it from the staging table's.
 _MOST_BYTES = 63 - len(TOMBSTONES)
@@ -42,13 +42,22 @@ def exist(session: Session, target: Relation) -> bool:
 def refuse_loading(session: Session, target: Relation) -> None:
     """Raises Refused where the target of a table that was never loaded is one of tombstones: a
     source table may have such a name, too."""
-    (comment,) = session.execute(_COMMENT, (target.sql,)).fetchone() or (None,)
-    if comment and comment.startswith(_MARK):
+    owner = owner_of(session, target)
+    if owner:
         raise Refused(
-            f"{target} has the keys of rows that `deletes: hard` has deleted from"
-            f" {target.name.removesuffix(TOMBSTONES)}, so no table can be loaded there: leave this"
-            " table out, or load it by a pipeline with another warehouse.schema"
+            f"{target} has the keys of rows that `deletes: hard` has deleted from {owner}, so no"
+            " table can be loaded there: leave this table out, or load it by a pipeline with"
+            " another warehouse.schema"
         )
+
+
+def owner_of(session: Session, relation: Relation) -> Relation | None:
+    """The staging table whose tombstones the relation is; None where it is another table."""
+    row = session.execute(_COMMENT, (relation.sql,)).fetchone()
+    start, end = f"{_MARK}{relation.schema}.", _MARK_END
+    if not row or not row[0] or not (row[0].startswith(start) and row[0].endswith(end)):
+        return None
+    return Relation(relation.schema, row[0][len(start) : -len(end)])
 
 
 def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Drift) -> None:
@@ -75,7 +84,8 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Dr
     columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
     session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
     session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
-    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(_mark(target))}")
+    mark = literal(f"{_MARK}{target}{_MARK_END}")
+    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {mark}")
 
 
 def follow(session: Session, target: Relation, changed: Drift) -> None:
@@ -97,12 +107,7 @@ def follow(session: Session, target: Relation, changed: Drift) -> None:
 
 
 def _are_ours(session: Session, target: Relation) -> bool:
-    mark = session.execute(_COMMENT, (relation_of(target).sql,)).fetchone()
-    return mark == (_mark(target),)
-
-
-def _mark(target: Relation) -> str:
-    return f"{_MARK}{target} (Loadsheet)"
+    return owner_of(session, relation_of(target)) == target
 
 
 def _fit(session: Session, tombstones: Relation, key: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.source import catalog
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import fence, gone
+from loadsheet.warehouse import fence, gone, tombstones
 from loadsheet.warehouse import mart as mart_module
 from tests.faults.oracle import judge, violations
 from tests.project import Project
@@ -700,6 +701,33 @@ def mart_of_live_rows(project: Project, *actions: str) -> None:
         ids = project.in_source("SELECT count(*), sum(id) FROM item")
         found = project.in_warehouse("SELECT count(*), sum(id) FROM mart.mart")
         assert found == ids, actions[: number + 1]
+
+
+def test_keys_of_deleted_rows_of_another_pipeline_are_news(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transform reads nothing else of it. The ledger knows them by the name of their table."""
+    opened(project)
+    reader = replace(project, name="reader")
+    project.in_source("CREATE TABLE own (id int PRIMARY KEY)")
+
+    def read_after_deleting(id: int) -> list[tuple[int, ...]]:
+        project.in_source(f"DELETE FROM item WHERE id = {id}")
+        project.succeed()
+        reader.succeed()
+        return project.in_warehouse("SELECT * FROM other_mart.told ORDER BY 1")
+
+    reader.spec(
+        {"own": None},
+        {"told": "SELECT id FROM staging.item__deleted"},
+        warehouse={"conn_id": "warehouse", "schema": "other", "mart_schema": "other_mart"},
+        external=["staging.*"],
+    )
+    reader.succeed()
+    assert read_after_deleting(7) == [(7,)]
+    assert read_after_deleting(8) == [(7,), (8,)]
+    monkeypatch.setattr(tombstones, "owner_of", lambda *of: None)
+    assert read_after_deleting(9) == [(7,), (8,)]
 
 
 def test_a_merge_mart_of_marked_rows_is_built_in_full(project: Project) -> None:
