@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,8 @@ def test_one_message_tells_that_a_paused_pipeline_is_late_and_one_that_it_is_fre
     api = bundles.airflow.api
     watch = "loadsheet_freshness_local"
     assert not api.has_dag(watch)
-    lines = ("notify: {slack_conn_id: slack}", "defaults: {fresh_within: 1s}")
+    notify = "notify: {slack_conn_id: slack, events: [late, digest]}"
+    lines = (notify, "defaults: {fresh_within: 1s}")
     file = write(bundles.folder, "promised", *lines)
     seen(lambda: api.has_dag("promised") and api.has_dag(watch), "the DAG that watches")
     assert bundles.call(f"dags/{watch}")["is_paused"] is False
@@ -344,6 +346,17 @@ def test_one_message_tells_that_a_paused_pipeline_is_late_and_one_that_it_is_fre
     save(file, file.read_text().replace("1s", "1h"))
     seen(lambda: "1h" in bundles.code("promised"), "an edit of the limit")
     assert look()[1:] == [":large_green_circle: promised: staging.t is fresh again"]
+    # As if the last digest had been sent two days ago.
+    key = f"{watch}__digests"
+    (place,) = json.loads(bundles.call(f"variables/{key}")["value"])
+    before = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    noted = {"key": key, "value": json.dumps({place: before})}
+    api.call("PATCH", f"variables/{key}", json=noted)
+    look()
+    look()
+    told = [str(message["text"]) for message in bundles.slack.messages]
+    (digest,) = [text for text in told if "Daily digest" in text]
+    assert digest.startswith(":large_blue_circle: Daily digest: all well in 1 pipeline, ")
 
 
 def test_a_run_keeps_the_commit_it_was_scheduled_with(bundles: Bundles) -> None:
