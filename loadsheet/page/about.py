@@ -60,6 +60,12 @@ def relation_of(pipeline: Pipeline, kind: str, name: str) -> Relation:
     return Relation(schemas.schema if kind == "table" else schemas.mart_schema, name)
 
 
+def dataset_of(pipeline: Pipeline, kind: str, name: str) -> Dataset:
+    """A table or transform as lineages name it."""
+    relation = relation_of(pipeline, kind, name)
+    return Dataset("staging" if kind == "table" else "mart", relation.schema, name)
+
+
 def by_spec(pipeline: Pipeline, kind: str, name: str) -> Fields:
     """`file`, `sql` and what else the pipeline file says of a table or transform."""
     if kind == "transform":
@@ -147,17 +153,11 @@ def lineage_of(pipeline: Pipeline, connections: Connections, kind: str, name: st
 
     Raises ConnectionMissing, SpecError and psycopg errors.
     """
-    dataset = _dataset_of(pipeline, kind, name)
+    dataset = dataset_of(pipeline, kind, name)
     only = transforms_for(pipeline, dataset, down=False)
     only |= transforms_for(pipeline, dataset, down=True)
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         whole = pipeline_lineage(session, pipeline, only)
-    return lineage_within(whole, pipeline, kind, name)
-
-
-def lineage_within(whole: Lineage, pipeline: Pipeline, kind: str, name: str) -> Fields:
-    """As `lineage_of`, out of the lineage of the whole pipeline."""
-    dataset = _dataset_of(pipeline, kind, name)
     return {
         "upstream": _reached(whole, dataset, down=False),
         "downstream": _reached(whole, dataset, down=True),
@@ -175,11 +175,6 @@ def in_lake(pipeline: Pipeline, name: str, loads: Sequence[Fields]) -> list[Fiel
             address = f"s3://{bucket}/{load['manifest']}"
             places.append({"kind": "manifest", "name": address, "load": load["number"]})
     return places
-
-
-def _dataset_of(pipeline: Pipeline, kind: str, name: str) -> Dataset:
-    relation = relation_of(pipeline, kind, name)
-    return Dataset("staging" if kind == "table" else "mart", relation.schema, name)
 
 
 def _reached(whole: Lineage, dataset: Dataset, down: bool) -> Fields:

@@ -288,16 +288,20 @@ def described(error: Exception) -> str:
 
 def finished(document: Document) -> Document:
     """The document as JSON has it, and without secrets: times as text, no NaN."""
-    return {key: _plain(value) for key, value in document.items()}
+    return _plain(document, {})  # type: ignore[no-any-return]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, known: dict[str, str]) -> Any:
+    """`known` are the texts so far: a document of many tables has few different ones, and masking
+    takes most of the time."""
     if isinstance(value, str):
-        return masked(value)
+        if value not in known:
+            known[value] = masked(value)
+        return known[value]
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(one, known) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(one, known) for one in value]
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):

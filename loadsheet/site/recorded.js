@@ -4,15 +4,20 @@
 const documents = JSON.parse(document.getElementById("documents").textContent);
 const { session: recorded, overview: all } = documents;
 
-const targetsOf = (pipeline) => all.pipelines.find((one) => one.name === pipeline)?.targets ?? [];
+const find = (pipeline) => all.pipelines.find((one) => one.name === pipeline);
 
 export const session = async () => recorded;
 export const overview = async () => all;
 
 export async function target(pipeline, kind, name) {
-  const found = targetsOf(pipeline).find((one) => one.kind === kind && one.name === name);
+  const { targets, lineage } = find(pipeline) ?? { targets: [] };
+  const found = targets.find((one) => one.kind === kind && one.name === name);
   if (!found) throw new Error(`${pipeline} has no ${kind} ${name} on this site.`);
-  return { ...found, at: all.at };
+  const part = (numbers) => numbers && {
+    tables: numbers.tables.map((place) => lineage.tables[place]),
+    edges: numbers.edges.map((place) => lineage.edges[place]),
+  };
+  return { ...found, at: all.at, upstream: part(found.upstream), downstream: part(found.downstream) };
 }
 
 export async function run() {
@@ -20,12 +25,4 @@ export async function run() {
 }
 
 // The tables and marts of a pipeline, and what they are made of.
-export function graph(pipeline) {
-  const lineages = targetsOf(pipeline).map((one) => one.upstream).filter(Boolean);
-  return {
-    upstream: {
-      tables: lineages.flatMap((one) => one.tables),
-      edges: lineages.flatMap((one) => one.edges),
-    },
-  };
-}
+export const graph = (pipeline) => ({ upstream: find(pipeline)?.lineage });

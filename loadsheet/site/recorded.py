@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.connections.lookup import Connections
+from loadsheet.lineage.document import document as lineage_document
 from loadsheet.lineage.graph import file_lineage, pipeline_lineage
+from loadsheet.lineage.models import Dataset, Edge
 from loadsheet.page import about, documents
 from loadsheet.page.checks import checks_of
 from loadsheet.page.documents import Document, described
 from loadsheet.page.entries import unknown_entry
 from loadsheet.postgres import connect_warehouse
+from loadsheet.project.folder import display_path
 from loadsheet.spec.models import Pipeline
 
 # Most of the time is spent waiting for servers.
@@ -65,6 +68,7 @@ class _Recorder:
         found = _Found(pipeline, entry)
         if self._connections and not entry["unknown"]:
             found.ask(self._connections)
+        entry["lineage"] = found.lineage()
         targets = [target | found.about(target) for target in entry["targets"]]
         entry["targets"] = [_without_ages(target) for target in targets]
         return entry
@@ -81,6 +85,8 @@ class _Found:
         self._tests, self._tests_unknown = documents.tests_of(pipeline)
         self._lineage = file_lineage(pipeline)
         self._lineage_unknown: str | None = _ONLY_NAMES
+        self._tables: dict[Dataset, int] = {}
+        self._edges: dict[Edge, int] = {}
 
     def ask(self, connections: Connections) -> None:
         """Ask both servers for columns, comments and lineage: once for all tables."""
@@ -107,6 +113,14 @@ class _Found:
         except Exception as error:
             self._entry["source_unknown"] = described(error)
 
+    def lineage(self) -> Document:
+        """The tables and edges of the whole pipeline."""
+        lineage = self._lineage
+        self._tables = {dataset: place for place, dataset in enumerate(lineage.datasets)}
+        self._edges = {edge: place for place, edge in enumerate(lineage.edges)}
+        whole = lineage_document(lineage, self._pipeline.name, False, display_path)
+        return {"tables": whole["tables"], "edges": whole["edges"]}
+
     def about(self, target: Document) -> Document:
         """What is known of one of them, apart from its state."""
         pipeline, kind, name = self._pipeline, target["kind"], target["name"]
@@ -124,7 +138,19 @@ class _Found:
         document["tests_unknown"] = self._tests_unknown
         document["checks"] = checks_of(pipeline, kind, name, self._tests)
         document["lineage_unknown"] = self._lineage_unknown
-        return document | about.lineage_within(self._lineage, pipeline, kind, name)
+        dataset = about.dataset_of(pipeline, kind, name)
+        document["upstream"] = self._reached(dataset, down=False)
+        document["downstream"] = self._reached(dataset, down=True)
+        return document
+
+    def _reached(self, dataset: Dataset, down: bool) -> Document:
+        """What a table or mart comes from, or reaches: numbers of tables and edges in `lineage`.
+        Written out for each, they were four fifths of a site of 500 tables."""
+        found = self._lineage.reached(self._lineage.columns_of(dataset), down)
+        return {
+            "tables": [self._tables[one] for one in found.datasets],
+            "edges": [self._edges[one] for one in found.edges],
+        }
 
 
 def _of_file(pipeline: Pipeline) -> list[Document]:

@@ -254,8 +254,13 @@ def site(count: int = 12) -> dict[str, Any]:
         about = target(one["name"])
         one |= {key: about[key] for key in about if key not in state}
         one |= {"loads": [], "lake": []}
-    made_of = lineage(
-        [("staging.orders", "staging"), ("mart.m", "mart")], [("staging.orders", "mart.m")]
-    )
-    mart |= {"upstream": made_of, "downstream": None}
+    names = [("public.orders", "source"), ("staging.orders", "staging"), ("mart.m", "mart")]
+    steps = [("public.orders", "staging.orders"), ("staging.orders", "mart.m")]
+    for one in shop["targets"][:count]:
+        names += [(f"public.{one['name']}", "source"), (one["target"], "staging")]
+        steps.append((names[-2][0], names[-1][0]))
+    shop["lineage"] = lineage(names, steps)
+    for one in shop["targets"]:
+        one |= {"upstream": {"tables": [0, 1], "edges": [0]}, "downstream": None}
+    mart["upstream"] = {"tables": [0, 1, 2], "edges": [0, 1]}
     return {"session": documents.session("recorded"), "overview": overview}
