@@ -12,7 +12,7 @@ from loadsheet.cli.output import show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import find_pipeline, project_folder, project_specs
-from loadsheet.redact import hanging
+from loadsheet.redact import hanging, on_one_line
 from loadsheet.wording import counted
 
 
@@ -64,7 +64,10 @@ def docs(
     entries = documents["overview"]["pipelines"]
     targets = sum(len(entry["targets"]) for entry in entries)
     shown = counted(targets, "table or mart", "tables and marts")
-    show(f"written: {file} ({counted(len(entries), 'pipeline')}, {shown})", wrap=False)
+    show(
+        f"written: {on_one_line(str(file))} ({counted(len(entries), 'pipeline')}, {shown})",
+        wrap=False,
+    )
     code = 0
     for entry in entries:
         code = max(code, _report(entry, no_connect))

@@ -65,6 +65,9 @@ class _Recorder:
             entry["unknown"] = entry["source_unknown"] = NOT_ASKED
         if entry["unknown"]:
             entry["targets"] = _of_file(pipeline)
+            if pipeline.patterns:
+                names = ", ".join(pattern.name for pattern in pipeline.patterns)
+                entry["notes"] = [f"only the warehouse knows which tables these match: {names}"]
         found = _Found(pipeline, entry)
         if self._connections and not entry["unknown"]:
             found.ask(self._connections)

@@ -79,6 +79,7 @@ COMMANDS = [
     ("new", "third", "--source", "shop_source", "--schema", "nothing" + EVIL),
     ("adopt", "old" + EVIL, "shop"),
     ("grants", "shop", "--reader", "r" + EVIL),
+    ("docs", "shop", "--out", "/dev/null/nothing" + EVIL),
     ("render", "shop"),
     ("render", "nothing" + EVIL),
 ]

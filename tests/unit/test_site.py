@@ -232,3 +232,70 @@ def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:
     one, other = recorded(files, None), recorded(files[::-1], None)
     one["overview"]["at"] = other["overview"]["at"] = "now"
     assert html(one) == html(other)
+
+
+FULL = """
+version: 1
+pipeline: shop
+source: {conn_id: source}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse}
+verify: "@weekly"
+external: [crm.people]
+tables:
+  orders: {incremental: updated_at, primary_key: id, deletes: hard}
+  country: {schema_contract: {columns: freeze}, max_shrink: 0.25, fresh_within: {warn: 30m, fail: 2h}}
+  log_*:
+transforms:
+  totals: {fresh_within: {fail: 1d}}
+"""
+
+
+def of_file(folder: Path, tests: str = "") -> dict[str, Any]:
+    """The entry of the pipeline above, by its file alone."""
+    file = pipeline(folder, "shop", FULL)
+    sql = "SELECT name FROM staging.orders JOIN crm.people USING (id)\n"
+    (file.parent / "sql" / "totals.sql").write_text(sql)
+    if tests:
+        (file.parent / "tests").mkdir()
+        (file.parent / "tests" / "totals.yml").write_text(tests)
+    [entry] = recorded([file], None)["overview"]["pipelines"]
+    return entry  # type: ignore[no-any-return]
+
+
+def test_what_the_file_says_of_each_table_is_on_the_site(tmp_path: Path) -> None:
+    entry = of_file(tmp_path)
+    found = {one["name"]: one for one in entry["targets"]}
+    orders, country = found["orders"], found["country"]
+    keys = ("primary_key", "mode", "reads_by", "deletes")
+    assert [orders[key] for key in keys] == [["id"], "merge", "updated_at", "hard"]
+    assert [country[key] for key in keys] == [[], "replace", None, None]
+    assert entry["notes"] == ["only the warehouse knows which tables these match: log_*"]
+    read = [
+        entry["lineage"]["tables"][place]["name"] for place in found["totals"]["upstream"]["tables"]
+    ]
+    assert sorted(read) == ["crm.people", "mart.totals", "public.orders", "staging.orders"]
+
+
+def test_each_limit_in_the_file_is_a_check(tmp_path: Path) -> None:
+    checks = {
+        one["name"]: [check["text"] for check in one["checks"]]
+        for one in of_file(tmp_path)["targets"]
+    }
+    assert checks == {
+        "orders": ["a run deletes at most 10% of the rows", "equals its source (@weekly)"],
+        "country": [
+            "the source's columns stay as they are: a load with others fails",
+            "a full load removes at most 25% of the rows",
+            "fresh: warning from 30m on, late from 2h on",
+            "equals its source (@weekly)",
+        ],
+        "totals": ["fresh: late from 1d on", "equals the rows of its SELECT (@weekly)"],
+    }
+
+
+def test_tests_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    entry = of_file(tmp_path, tests="tests:\n  one: {given: 5}\n")
+    *_, totals = entry["targets"]
+    assert "tests/totals.yml:2" in totals["tests_unknown"]
+    assert len(totals["checks"]) == 2

@@ -210,10 +210,10 @@ function sourceTable(one) {
     { head: "Type", cell: (column) => typeOf(column, keys) },
     { head: "Comment", cell: (column) => texts(column.comment, !isLoaded(column) && "not loaded") },
   ];
-  const comment = one.source.comment;
+  const isShownAbove = !one.comment || one.comment === one.source.comment;
   return [
     facts([["In the source", h("code", null, one.source.name)],
-      ["Comment", comment !== one.comment && comment]]),
+      ["Comment", !isShownAbove && one.source.comment]]),
     scrolling("Columns of the source table",
       table("Columns of the source table", columns, one.source.columns)),
   ];
@@ -245,7 +245,7 @@ function origin(one, kind, column, known) {
   const details = known.get(column.name);
   const expressions = (details?.expressions ?? []).filter((each) => each.text !== column.name);
   return [
-    h("span", null, values.join(", ")),
+    values.length > 0 && h("span", null, values.join(", ")),
     decides.length > 0 && h("span", { class: "sub" }, `decided by ${decides.join(", ")}`),
     expressions.slice(0, 1).map((each) => h("code", { class: "sub" }, each.text)),
     (details?.unknown ?? []).map((each) => h("span", { class: "sub" }, `not known: ${each}`)),
