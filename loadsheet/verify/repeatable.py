@@ -63,6 +63,14 @@ _EXACT_TYPES = frozenset(
         *("inet", "cidr", "macaddr", "macaddr8"),
     )
 )
+_TIME_NAMES = frozenset(("date", "time", "timetz", "timestamp", "timestamptz"))
+_TEXTLESS_TYPES = frozenset(
+    (
+        *("smallint", "integer", "bigint", "numeric", "boolean", "date", "interval"),
+        *("time without time zone", "time with time zone"),
+        *("timestamp without time zone", "timestamp with time zone"),
+    )
+)
 _FLOAT_NAMES = frozenset(("float4", "float8", "float", "real"))
 _SYSTEM_COLUMNS = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"))
 # A text with one of these may become a time when the SELECT is read: 'yesterday 08:00', or
@@ -113,6 +121,8 @@ def why_not_repeatable(statement: Statement, columns: Mapping[str, Collection[st
             if name not in _EXACT_NAMES and name not in _FLOAT_NAMES:
                 return f"it makes values of the type {name}"
             has_floats = has_floats or name in _FLOAT_NAMES
+        elif kind == "TypeCast" and _makes_time_of_text(node, columns):
+            return "it makes a time of a text, which may be 'now'"
         elif kind == "sval" and _MOMENT.search(str(node.get("sval", ""))):
             return f"it has the text '{node['sval']}', which may be a time"
     if has_floats and sums:
@@ -120,6 +130,27 @@ def why_not_repeatable(statement: Statement, columns: Mapping[str, Collection[st
     if may_choose(statement, columns):
         return "it may show any of several values that are equal, such as 1.0 and 1.00"
     return ""
+
+
+def _makes_time_of_text(cast: Node, columns: Mapping[str, Collection[str]]) -> bool:
+    """Whether a value that may come from a text of a row becomes a time: 'now' in a row is another
+    time whenever it is read, and the text of the SELECT does not show it."""
+    if _name_of(cast["typeName"]["names"]) not in _TIME_NAMES:
+        return False
+    stack: list[Any] = [cast["arg"]]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            if "ColumnRef" in part:
+                # Of a star, and of a name that the statement makes, no type is known.
+                [name] = _field_names(part["ColumnRef"]["fields"][-1:]) or [""]
+                types = columns.get(name, ("text",))
+                if not all(without_modifier(one) in _TEXTLESS_TYPES for one in types):
+                    return True
+            stack += part.values()
+    return False
 
 
 def _is_exact(type_name: str) -> bool:

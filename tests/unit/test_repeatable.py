@@ -32,6 +32,8 @@ REPEATABLE = [
     "SELECT extract(year FROM at), date_trunc('day', at AT TIME ZONE 'UTC'), at::date, trim(name)"
     " FROM t WHERE EXISTS (SELECT FROM u WHERE u.id = t.id) AND name LIKE 'a%'",
     "SELECT CASE name WHEN 'snow' THEN 'it is known' END AS weather FROM t",
+    "SELECT CAST(at + interval '1 day' * a AS date), make_date(a, a, 1)::timestamp, name::text"
+    " FROM t WHERE at >= '2026-01-01'::timestamptz AND to_date(name, 'YYYY') > at::date",
 ]
 NOT_REPEATABLE = [
     ("SELECT now()", "it calls now()"),
@@ -44,6 +46,12 @@ NOT_REPEATABLE = [
     ("SELECT * FROM t WHERE at > 'yesterday'::date", "the text 'yesterday'"),
     ("SELECT * FROM t WHERE at > timestamp 'Yesterday 08:00'", "the text 'Yesterday 08:00'"),
     ("SELECT * FROM t WHERE at = ANY ('{2026-01-01,today}'::date[])", "the text"),
+    ("SELECT name::date FROM t", "a time of a text"),
+    ("SELECT CAST(lower(t.name) AS timestamptz) FROM t", "a time of a text"),
+    ("SELECT (name || t)::timestamp::date FROM t", "a time of a text"),
+    ("SELECT split_part(name, ' ', 1)::time, string_to_array(t, ',')::date[] FROM t", "a time"),
+    ("SELECT x.day::date FROM (SELECT trim(name) AS day FROM t) x", "a time of a text"),
+    ("SELECT coalesce(at, name::timestamptz) FROM t", "a time of a text"),
     ("SELECT a, row_number() OVER (ORDER BY b) FROM t", "in a window"),
     ("SELECT a, sum(b) OVER w FROM t WINDOW w AS (ORDER BY c)", "in a window"),
     ("SELECT * FROM t ORDER BY a LIMIT 10", "a LIMIT or an OFFSET"),
