@@ -137,8 +137,8 @@ def _why_unfit(deletes: Deletes, mode: str, described: SourceTable) -> str:
 def is_due(attempt: Attempt, rows: Selection, read_at: str) -> bool:
     """Whether this extraction has to search for deleted rows; `read_at` is the source's clock."""
     deletes = attempt.table.deletes
-    # Where all rows are read again, those that are gone do not come.
-    if deletes is None or attempt.is_first or rows.action != "merge":
+    # Where all rows are read again, those that are gone do not come. A sample lacks most rows.
+    if deletes is None or attempt.is_first or rows.action != "merge" or attempt.request.sample:
         return False
     before = attempt.seen.deletes_checked_at
     if deletes.every is None or before is None:

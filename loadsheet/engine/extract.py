@@ -446,7 +446,7 @@ def _manifest(
         repairs=attempt.repairs,
         gone=gone,
         gone_rows=found.gone.count,
-        marks_gone=keeps_deleted(attempt.table),
+        marks_gone=keeps_deleted(attempt.table) and not attempt.request.sample,
         deletes_checked_at=found.checked_at,
         gone_found=found.gone_rows if found.checked_at else None,
         content_sha256=upload.content_sha256,

@@ -26,8 +26,10 @@ from loadsheet.postgres import Session
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.merging import TOMBSTONES
 from loadsheet.sql.substitute import in_schemas
 from loadsheet.sql.text import Relation, ident, idents
+from loadsheet.warehouse import tombstones
 from loadsheet.warehouse.scope import extracted_tables
 
 _log = logging.getLogger(__name__)
@@ -49,12 +51,16 @@ WHERE schemaname = %s AND tablename = %s AND n_distinct BETWEEN 0 AND 1000
 # Only what the ledger knows, and only in the sample's own schemas: another pipeline may have its
 # sample there as well.
 _CREATED = """
-SELECT nspname::text, relname::text, relkind = 'v' FROM pg_class c JOIN pg_namespace n
-    ON n.oid = relnamespace
-WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p', 'v') AND nspname || '.' || relname IN (
+WITH made (name) AS (
     SELECT target FROM loadsheet.scope WHERE pipeline = %(pipeline)s
     UNION SELECT target FROM loadsheet.transform_run WHERE pipeline = %(pipeline)s
-) ORDER BY 1, 2
+)
+SELECT nspname::text, relname::text, relkind = 'v' FROM pg_class c JOIN pg_namespace n
+    ON n.oid = relnamespace
+WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p', 'v') AND (
+    nspname || '.' || relname IN (SELECT name FROM made) OR obj_description(c.oid, 'pg_class') IN (
+        SELECT %(mark)s || name || %(mark_end)s FROM made))
+ORDER BY 1, 2
 """
 
 CreatedRelations = list[tuple[Relation, bool]]
@@ -70,7 +76,8 @@ def sampled(pipeline: Pipeline) -> Pipeline:
     warehouse = pipeline.warehouse
     staging = _sample_schema(pipeline, warehouse.schema)
     mart = _sample_schema(pipeline, warehouse.mart_schema)
-    table_names = frozenset(table.name for table in pipeline.tables)
+    names = [table.name for table in pipeline.tables]
+    table_names = frozenset((*names, *(name + TOMBSTONES for name in names)))
     mart_names = frozenset(transform.name for transform in pipeline.transforms)
     moved = {warehouse.schema: (staging, table_names), warehouse.mart_schema: (mart, mart_names)}
     left_out = scripts(pipeline)
@@ -79,7 +86,7 @@ def sampled(pipeline: Pipeline) -> Pipeline:
         if transform not in left_out:
             transforms.append(replace(transform, sql=in_schemas(transform.sql, moved)))
     # One sample may be much smaller than the one before it.
-    tables = tuple(replace(table, max_shrink=None, deletes=None) for table in pipeline.tables)
+    tables = tuple(replace(table, max_shrink=None) for table in pipeline.tables)
     return replace(
         pipeline,
         # A name that no pipeline can have: the ledger keeps the sample's failures and runs by it.
@@ -161,7 +168,13 @@ def created_relations(session: Session, pipeline: Pipeline) -> CreatedRelations:
     """The tables and views that runs of `pipeline`, a result of `sampled`, have created."""
     if extracted_tables(session, pipeline.name) is None:
         return []
-    rows = session.execute(_CREATED, {"schemas": _schemas(pipeline), "pipeline": pipeline.name})
+    values = {
+        "schemas": _schemas(pipeline),
+        "pipeline": pipeline.name,
+        "mark": tombstones.MARK,
+        "mark_end": tombstones.MARK_END,
+    }
+    rows = session.execute(_CREATED, values)
     return [(Relation(schema, name), is_view) for schema, name, is_view in rows]
 
 

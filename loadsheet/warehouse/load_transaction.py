@@ -112,12 +112,14 @@ class LoadTransaction:
                 tombstones.refuse_loading(session, target)
             self.has_unknown_rows = is_first or change is not None or manifest.repairs
         self.scope = scope
-        if self.keeps_deleted and not self.is_new:
+        # A sample has the column, too: marts read it.
+        has_marks = self.keeps_deleted or gone.keeps_deleted(table)
+        if has_marks and not self.is_new:
             gone.add_column(session, target)
         self.marks: dict[str, str] = {}
         """The column that marks deleted rows, where it is ours. In a row that arrives it is NULL:
         one that comes back is no longer deleted, also where the spec keeps none any more."""
-        if self.keeps_deleted or self._had_marks():
+        if has_marks or self._had_marks():
             self.marks = gone.MARKS
             existing.pop(DELETED_AT, None)
         domains = tables.domains_of(session, target)

@@ -15,7 +15,8 @@ from loadsheet.sql.types import TIME_TYPES, widens
 from loadsheet.warehouse import drift, tables
 from loadsheet.warehouse.drift import Drift
 
-_MARK, _MARK_END = "Keys of rows that were deleted from ", " (Loadsheet)"
+MARK, MARK_END = "Keys of rows that were deleted from ", " (Loadsheet)"
+"""The comment of such a table, before and after the name of its staging table."""
 _COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 # PostgreSQL cuts a longer name off, without the end that tells it from the staging table's.
 _MOST_BYTES = 63 - len(TOMBSTONES)
@@ -54,7 +55,7 @@ def refuse_loading(session: Session, target: Relation) -> None:
 def owner_of(session: Session, relation: Relation) -> Relation | None:
     """The staging table whose tombstones the relation is; None where it is another table."""
     row = session.execute(_COMMENT, (relation.sql,)).fetchone()
-    start, end = f"{_MARK}{relation.schema}.", _MARK_END
+    start, end = f"{MARK}{relation.schema}.", MARK_END
     if not row or not row[0] or not (row[0].startswith(start) and row[0].endswith(end)):
         return None
     return Relation(relation.schema, row[0][len(start) : -len(end)])
@@ -84,7 +85,7 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Dr
     columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
     session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
     session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
-    mark = literal(f"{_MARK}{target}{_MARK_END}")
+    mark = literal(f"{MARK}{target}{MARK_END}")
     session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {mark}")
 
 

@@ -157,6 +157,33 @@ def test_a_sample_can_be_dropped_whole_and_only_it(project: Project) -> None:
     assert project.in_warehouse("SELECT count(*) > 0 FROM mart_sample.seen") == [(True,)]
 
 
+def test_marts_of_a_sample_read_what_deletes_adds_to_its_tables(project: Project) -> None:
+    """The column and the table are there, and empty: nothing is searched for, or marked where a
+    second sample has other rows."""
+    project.in_source(SOURCE + "CREATE TABLE items (LIKE orders INCLUDING ALL)")
+    project.in_source("INSERT INTO items SELECT * FROM orders; ANALYZE")
+    project.spec(
+        {
+            "orders": {"incremental": "at", "deletes": "hard"},
+            "items": {"incremental": "at", "deletes": "soft"},
+        },
+        {
+            "gone": "SELECT id FROM staging.orders__deleted",
+            "live": "SELECT id FROM staging.items WHERE _deleted_at IS NULL",
+        },
+    )
+    for size in ("20%", "10%"):
+        sample(project, size)
+        project.in_source("DELETE FROM orders WHERE id % 2 = 0; DELETE FROM items WHERE id % 2 = 0")
+    assert project.in_warehouse("SELECT count(*) FROM mart_sample.gone") == [(0,)]
+    rows = "SELECT count(*) FROM {}"
+    staged = project.in_warehouse(rows.format("staging_sample.items"))
+    assert project.in_warehouse(rows.format("mart_sample.live")) == staged
+    assert 0 < staged[0][0] < 2000
+    dropped = project.cli("gc", "shop", "--sample")
+    assert "schemas staging_sample, mart_sample" in dropped.stdout, dropped.stderr
+
+
 def test_what_others_keep_beside_a_sample_stays(project: Project) -> None:
     project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small VALUES (1)")
     project.spec({"small": None})
