@@ -86,7 +86,7 @@ def sampled(pipeline: Pipeline) -> Pipeline:
         if transform not in left_out:
             transforms.append(replace(transform, sql=in_schemas(transform.sql, moved)))
     # One sample may be much smaller than the one before it.
-    tables = tuple(replace(table, max_shrink=None) for table in pipeline.tables)
+    tables = tuple(replace(table, max_shrink=1.0) for table in pipeline.tables)
     return replace(
         pipeline,
         # A name that no pipeline can have: the ledger keeps the sample's failures and runs by it.

@@ -263,7 +263,7 @@ class LoadPreviewer:
         the number of rows is an estimate."""
         preview, target = self.preview, self.target
         extract, max_shrink = self.extract.step, self.table.max_shrink
-        if extract.rows is None or max_shrink is None:
+        if extract.rows is None:
             return
         # The load counts the target's rows, and so does the check below.
         if not rights.has_privileges(preview, self.session, target, ["SELECT"]):

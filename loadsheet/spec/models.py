@@ -147,7 +147,8 @@ class Table:
     fill: Literal["auto"] | None = None
     """Whether older rows get the values of a column that drift adds; None leaves them NULL."""
     max_shrink: float | None = None
-    """Largest share of the rows (0 to 1) that a full load may remove; None means any share."""
+    """Largest share of the rows (0 to 1) that a full load may remove; None: see
+    `apply.refuse_shrinking`."""
     deletes: Deletes | None = None
     """None: rows that are deleted from the source stay in the target."""
     overlap: bool = True

@@ -34,6 +34,13 @@ SELECT set_config('default_statistics_target', '30', true)
 WHERE CAST(current_setting('default_statistics_target') AS int) > 30
 """
 
+DEFAULT_MAX_SHRINK = 0.5
+"""Of a table that has more than a few rows to lose: an answer of a broken source must not empty the
+warehouse because nobody has thought of `max_shrink`."""
+_FEW_ROWS = 1_000
+"""As many may go without `max_shrink`, as long as some stay: a short list of codes may lose half of
+them on a usual day."""
+
 
 def replace(
     session: Session, fresh: Relation, rows: int, target: Relation, key: tuple[str, ...]
@@ -350,19 +357,25 @@ def duplicate_key_message(key: tuple[str, ...]) -> str:
 def refuse_shrinking(
     session: Session, after: int, target: Relation, max_shrink: float | None, live: str = "TRUE"
 ) -> None:
-    """Raises CheckFailed when the target would lose more than the share `max_shrink` of its rows.
+    """Raises CheckFailed when the target would lose more than the share `max_shrink` of its rows;
+    where that is None, all of them, or more than half and more than 1,000.
 
-    `after` is the number of rows that it would have. None allows everything. `live` is an SQL
-    condition on the rows that count.
+    `after` is the number of rows that it would have. `live` is an SQL condition on the rows that
+    count.
     """
-    if max_shrink is None:
-        return
     before = tables.count_rows(session, f"{target.sql} WHERE {live}")
-    if before and after < before * (1 - max_shrink):
+    if max_shrink is None and after and before - after <= _FEW_ROWS:
+        return
+    share = DEFAULT_MAX_SHRINK if max_shrink is None else max_shrink
+    if before and after < before * (1 - share):
+        allowed = f"max_shrink {share:g} allows"
+        if max_shrink is None:
+            allowed = "a full load may remove without max_shrink"
         found = f"from {before:,} to {counted(after, 'row')}"
         raise CheckFailed(
-            f"{target} would shrink {found}, more than max_shrink {max_shrink:g} allows; check the"
-            " source; if the rows are right, raise max_shrink",
+            f"{target} would shrink {found}, more than {allowed}; nothing was changed. Check the"
+            " source; if the rows are right, set a higher max_shrink for the table (1 allows"
+            " everything)",
             "max_shrink",
             before - after,
             Check(assertion="max_shrink", success=False, found=found),

@@ -161,6 +161,12 @@ def is_first_load(
     )
 
 
+def rows_by_ledger(session: Session, target: Relation) -> int:
+    """The rows that the target's loads have left in it, marked ones included."""
+    row = session.execute(_LEDGER, (str(target),)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def count_rows(session: Session, target: Relation) -> int:
     """The number of the target's rows."""
     return _rows_and_newest(session, target)[0]

@@ -64,7 +64,7 @@ class Replay:
         self.lake = lake
         self.target = target
         # What the policies allowed then was decided then. The manifests tell which rows were gone.
-        self.table = replace(table, schema_contract="evolve", max_shrink=None, deletes=None)
+        self.table = replace(table, schema_contract="evolve", max_shrink=1.0, deletes=None)
         self.working = working
         self.accept_counts = accept_counts
         self.done: list[LoggedLoad] = []

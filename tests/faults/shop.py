@@ -10,7 +10,7 @@ from tests.project import Project
 
 TABLES = {
     "merged": {"incremental": "at"},
-    "appended": {"incremental": "at"},
+    "appended": {"incremental": "at", "max_shrink": 1},  # emptied now and then
     "swapped": None,
     "viewed": None,  # a view in the warehouse hangs on it: the difference is applied in place
     "pruned": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}},

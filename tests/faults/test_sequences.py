@@ -85,9 +85,10 @@ class Sequence:
                 f"CREATE TABLE {twin.name} (id int PRIMARY KEY, v int, at {self.kind})"
             )
             cursor = {"cursor": "at", "nulls": twin.nulls, "hold_back": "0s"}
-            spec[twin.name] = (
-                {"incremental": cursor, "mode": twin.mode} if twin.mode != "replace" else None
-            )
+            # The model has no limit to what a load may remove.
+            spec[twin.name] = {"max_shrink": 1}
+            if twin.mode != "replace":
+                spec[twin.name] |= {"incremental": cursor, "mode": twin.mode}
         marts = {"mart_of": TRANSFORM} if self.twins[0].name == "merged" else {}
         self.project.spec(spec, marts)
 
