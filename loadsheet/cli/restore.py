@@ -125,8 +125,9 @@ def _list(pipeline: str, table: str, found: list[Candidate], as_json: bool) -> N
                     "action": one.load.action,
                     "restored": one.load.restored,
                     "rows": one.rows,
-                    "can_be_restored": not one.missing,
-                    "missing": one.missing,
+                    "can_be_restored": not one.missing.count,
+                    "missing": one.missing.first,
+                    "missing_count": one.missing.count,
                 }
             )
         print_json({"pipeline": pipeline, "table": table, "loads": loads})
@@ -134,8 +135,10 @@ def _list(pipeline: str, table: str, found: list[Candidate], as_json: bool) -> N
     rows = []
     for one in reversed(found):
         can = "yes"
-        if one.missing:
-            can = f"no, gone: {listed(list(map(str, one.missing)))}"
+        if one.missing.count:
+            can = f"no, gone: {', '.join(map(str, one.missing.first))}"
+            more = one.missing.count - len(one.missing.first)
+            can += f" and {more:,} more" if more else ""
         action = one.load.action
         if one.load.restored is not None:
             action += f" of {one.load.restored}"

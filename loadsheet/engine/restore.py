@@ -22,7 +22,7 @@ from loadsheet.engine.lock_holders import holders_named, of_loads, of_target
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import Corrupt, InputError, LoadsheetError, Overtaken
 from loadsheet.failpoints import reach
-from loadsheet.lake.history import History
+from loadsheet.lake.history import History, Missing
 from loadsheet.lake.manifest import LONGEST_MANIFEST, Manifest, read_manifest
 from loadsheet.lake.store import Lake
 from loadsheet.names import did_you_mean
@@ -69,7 +69,7 @@ class Candidate:
     load: LoggedLoad
     rows: int
     """The target's rows after it, by the ledger."""
-    missing: tuple[int, ...]
+    missing: Missing
     """The loads that it needs and that are gone from the lake."""
 
 
@@ -87,14 +87,11 @@ def candidates(pipeline: Pipeline, name: str, connections: Connections) -> list[
     history.choose(loads, pipeline.name, target, None)
     found: list[Candidate] = []
     rows = 0
-    rows_after: dict[int, int] = {}
     stored = _stored(servers.lake, loads)
+    missing = loads.missing(lambda load: load.manifest in stored)
     for load in loads.loads:
         rows = load.rows_after(rows)
-        rows_after[load.load_no] = rows
-        chain = loads.chain(load.load_no)
-        missing = tuple(one.load_no for one in chain if one.manifest not in stored)
-        found.append(Candidate(load=load, rows=rows, missing=missing))
+        found.append(Candidate(load=load, rows=rows, missing=missing[load.load_no]))
     return [one for one in found if one.load.pipeline == pipeline.name]
 
 

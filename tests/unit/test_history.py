@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from datetime import UTC, datetime
+from unittest.mock import patch
 
 import pytest
 
 from loadsheet.errors import InputError
-from loadsheet.lake.history import History
+from loadsheet.lake.history import History, Missing
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse.history import LoggedLoad, choose
 
@@ -82,3 +85,35 @@ def test_a_load_is_chosen_by_its_number_its_run_or_a_time(as_of: str | None, num
 def test_what_is_none_is_refused(as_of: str, what: str) -> None:
     with pytest.raises(InputError, match=what):
         choose(LOADS, "shop", ORDERS, as_of)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_a_restore_to_each_load_lacks_is_what_is_missing_of_its_chain(seed: int) -> None:
+    """Whatever was replaced, restored and restored again between them."""
+    chance = random.Random(seed)
+    loads: list[LoggedLoad] = []
+    for number in range(1, 80):
+        one = replace(load(number, "run", 4), whole=chance.random() < 0.1)
+        if loads and chance.random() < 0.2:
+            one = replace(one, restored=chance.choice(loads).load_no)
+        loads.append(one)
+    gone = set(chance.sample(range(1, 80), 30))
+    history = History(loads)
+    missing = history.missing(lambda one: one.load_no not in gone)
+    for one in loads:
+        needed = [of_chain.load_no for of_chain in history.chain(one.load_no)]
+        lacking = tuple(number for number in needed if number in gone)
+        assert missing[one.load_no] == Missing(len(lacking), lacking[:10])
+
+
+def test_it_is_found_from_the_load_before_not_from_every_chain_again() -> None:
+    """A year of a run every five minutes. Chain by chain, a tenth of them took 7.5 s and 230 MB."""
+    loads = [replace(load(number, "run", 4), whole=number == 1) for number in range(1, 10_001)]
+    history = History(loads)
+    with patch.object(history, "_before", wraps=history._before) as before:
+        missing = history.missing(lambda one: False)
+        assert before.call_count == len(loads)
+        history.chain(100)
+        history.chain(100)
+        assert before.call_count == len(loads) + 200  # what each chain costs
+    assert missing[10_000] == Missing(10_000, tuple(range(1, 11)))
