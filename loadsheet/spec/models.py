@@ -23,7 +23,7 @@ Granularity = Literal["step", "table", "batch", "auto"]
 """Which Airflow task extracts and loads a table: one for each of the two, one for both, or one for
 many tables. `auto`: by the number of tables."""
 FRESHNESS_DAG = "loadsheet_freshness"
-"""The DAG that tells what is late. In a DAG bundle, the bundle's name follows."""
+"""The DAG that tells what is late and sends digests. In a DAG bundle, the bundle's name follows."""
 MOST_WITH_TASKS = 100
 """Entries under `tables` that have tasks of their own where the granularity is `auto`."""
 
