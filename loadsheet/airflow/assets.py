@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias, BaseOperator
 
-from loadsheet.plan.assets import asset_uri
+from loadsheet.plan.assets import asset_uri, intervals_uri
+from loadsheet.plan.gaps import is_read_by_interval
 from loadsheet.redact import summary
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from loadsheet.connections.lookup import Connections
-    from loadsheet.outcome import Outcome
+    from loadsheet.outcome import Outcome, RunRequest
     from loadsheet.plan.steps import Step
     from loadsheet.spec.models import Pipeline
     from loadsheet.warehouse.ledger import Kind
@@ -36,6 +38,7 @@ def publish(
     pipeline: Pipeline,
     context: Context,
     connections: Connections,
+    request: RunRequest,
 ) -> dict[Step, Outcome]:
     """Have Airflow emit an event for each outlet of `task` that its steps have changed. Returns the
     outcomes, which are those of an earlier try where this one has found its work done. Outlets that
@@ -59,14 +62,24 @@ def publish(
         outlet = _outlet(task, step, pipeline)
         if outlet is None:
             continue
-        own.add(outlet.name)
-        if outcome.changed:
-            changed.add(outlet.name)
-            event, extra = context["outlet_events"][outlet], _extra(outcome, found)
-            if isinstance(outlet, AssetAlias):
-                event.add(Asset(_uri(step, pipeline, step.name)), extra)
-            else:
-                event.extra = extra
+        intervals = _named(task, intervals_uri(outlet.name))
+        own.update(one.name for one in (outlet, intervals) if one)
+        if not outcome.changed:
+            continue
+        changed.add(outlet.name)
+        event, extra = context["outlet_events"][outlet], _extra(outcome, found)
+        interval = _interval(step, pipeline, request)
+        if interval:
+            extra |= {"interval_start": interval[0], "interval_end": interval[1]}
+        if isinstance(outlet, AssetAlias):
+            event.add(Asset(_uri(step, pipeline, step.name)), extra)
+        else:
+            event.extra = extra
+        if intervals and interval:
+            changed.add(intervals.name)
+            event = context["outlet_events"][intervals]
+            event.extra = extra
+            event.add_partitions(_partition_key(interval[0]))
     task.outlets = [outlet for outlet in task.outlets if outlet.name not in own - changed]
     return told
 
@@ -75,8 +88,27 @@ def _outlet(task: BaseOperator, step: Step, pipeline: Pipeline) -> Asset | Asset
     """The outlet of what the step writes: of a table that a pattern matches, the pattern's. None
     where the task does not have it."""
     pattern = None if step.kind == "transform" else pipeline.pattern_of(step.name)
-    uri = _uri(step, pipeline, pattern.name if pattern else step.name)
+    return _named(task, _uri(step, pipeline, pattern.name if pattern else step.name))
+
+
+def _named(task: BaseOperator, uri: str) -> Asset | AssetAlias | None:
     return next((outlet for outlet in task.outlets if outlet.name == uri), None)
+
+
+def _interval(step: Step, pipeline: Pipeline, request: RunRequest) -> tuple[str, str] | None:
+    """The run's own data interval, where the step has loaded its rows. One that a person has chosen
+    need not be one of the schedule's."""
+    start, end = request.interval_start, request.interval_end
+    if step.kind == "transform" or not is_read_by_interval(pipeline.table(step.name)):
+        return None
+    if request.explicit_interval or request.is_full(step.name) or not start or not end:
+        return None
+    return start, end
+
+
+def _partition_key(start: str) -> str:
+    """The start as Airflow's own partition keys write a time, so that its mappers read it."""
+    return f"{datetime.fromisoformat(start).astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _may_have_been_done(step: Step, context: Context) -> bool:

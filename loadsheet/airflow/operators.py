@@ -225,7 +225,7 @@ class StepOperator(ReportsLineage, BaseOperator):
             self._ended(pipeline, step, error, time.monotonic() - started)
             raise
         self._ended(pipeline, step, outcome, time.monotonic() - started)
-        return self._tell(pipeline, outcome, context)
+        return self._tell(pipeline, request, outcome, context)
 
     def _ended(
         self, pipeline: Pipeline, step: Step, result: Outcome | Exception, seconds: float | None
@@ -234,13 +234,16 @@ class StepOperator(ReportsLineage, BaseOperator):
         self.checked += checked_by(step, result)
         metrics.report(pipeline, step, result, seconds)
 
-    def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
+    def _tell(
+        self, pipeline: Pipeline, request: RunRequest, outcome: Outcome, context: Context
+    ) -> Outcome:
         """Tell Airflow what has changed and what was done. Returns the outcome, which is that of an
         earlier try where this one has found its work done."""
         step = Step(kind=self.kind, name=self.name)
         self.drift = drift_of({step: outcome})
         if self.outlets:
-            outcome = publish(self, {step: outcome}, pipeline, context, airflow_connection)[step]
+            told = publish(self, {step: outcome}, pipeline, context, airflow_connection, request)
+            outcome = told[step]
         if outcome.changed:
             write_note(pipeline, context, airflow_connection)
         show(self, step, pipeline, outcome)

@@ -114,10 +114,12 @@ class BatchOperator(TableOperator):
             self._outcomes[Step(kind="table", name=table)] = outcome
         return self._in_all()
 
-    def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
+    def _tell(
+        self, pipeline: Pipeline, request: RunRequest, outcome: Outcome, context: Context
+    ) -> Outcome:
         find = operators.airflow_connection
         self.drift = operators.drift_of(self._outcomes)
-        self._outcomes = publish(self, self._outcomes, pipeline, context, find)
+        self._outcomes = publish(self, self._outcomes, pipeline, context, find, request)
         if any(outcome.changed for outcome in self._outcomes.values()):
             write_note(pipeline, context, find)
         outcome = self._in_all()

@@ -5,6 +5,9 @@ A URI names the warehouse by its connection id. A host would be another one in e
 a parse asks no connection. The scheme begins with `x-`: Airflow takes such a URI as it is. For any
 other scheme it looks through all providers (60 ms in each process that parses). `postgres` also
 needs a host, a port and a database, which OpenLineage would take for the real ones.
+
+A table that is read by data interval has a second asset, whose events have partition keys: a DAG
+without partitions ignores an event with one, and a DAG with partitions needs one.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from loadsheet.plan.gaps import is_read_by_interval
 from loadsheet.plan.steps import Step
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
@@ -22,6 +26,11 @@ def asset_uri(conn_id: str, schema: str, table: str) -> str:
     Airflow refuses to run a task whose asset shares only one of the two with another DAG's."""
     parts = [quote(part, safe="") for part in (conn_id, schema, table)]
     return f"x-loadsheet://{'/'.join(parts)}"
+
+
+def intervals_uri(table_uri: str) -> str:
+    """The URI of a table's data intervals: `table_uri` and one more part, which no table has."""
+    return f"{table_uri}/intervals"
 
 
 def written_by(step: Step, pipeline: Pipeline) -> list[Any]:
@@ -35,8 +44,13 @@ def written_by(step: Step, pipeline: Pipeline) -> list[Any]:
     if step.mapped:
         name = asset_uri(to.conn_id, to.schema, step.name)
         return [{"__type__": "airflow.sdk.AssetAlias", "name": name}]
-    tables = step.tables or (step.name,)
-    return [asset_uri(to.conn_id, to.schema, table) for table in tables]
+    found: list[Any] = []
+    for name in step.tables or (step.name,):
+        uri = asset_uri(to.conn_id, to.schema, name)
+        found.append(uri)
+        if is_read_by_interval(pipeline.table(name)):
+            found.append(intervals_uri(uri))
+    return found
 
 
 def read_by(step: Step, pipeline: Pipeline) -> list[str]:

@@ -19,7 +19,7 @@ from demo.airflow import Airflow
 from demo.airflow.api import FINAL_RUN
 from demo.servers import PostgresServer, S3Server
 from loadsheet.airflow.assets import publish
-from loadsheet.outcome import Outcome, skipped
+from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import Step
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow.world import ask, copy_project, wait_for
@@ -239,7 +239,8 @@ def test_a_try_that_finds_the_build_of_the_one_before_it_tells_of_it(
     }
     step = Step(kind="transform", name="totals")
     nothing = skipped("nothing it reads has changed")
-    outcome = publish(task, {step: nothing}, pipeline, found, project.connections)[step]
+    request = RunRequest(run_id=run_id)
+    outcome = publish(task, {step: nothing}, pipeline, found, project.connections, request)[step]
     assert (outcome.skipped, task.outlets) == (
         (False, [outlet, of_user]) if is_told else (True, [of_user])
     )
@@ -258,6 +259,8 @@ def test_a_ledger_that_cannot_be_asked_does_not_fail_a_load_that_is_committed(
     done = Outcome(status="done", message="", counts={"inserted": 3}, changed=True)
     # There is no ledger yet.
     step = Step(kind="load", name="item")
-    assert publish(task, {step: done}, pipeline, found, project.connections) == {step: done}
+    request = RunRequest(run_id="r")
+    told = publish(task, {step: done}, pipeline, found, project.connections, request)
+    assert told == {step: done}
     assert events[outlet].extra == {"inserted": 3, "updated": 0, "deleted": 0}
     assert "tell only their rows" in caplog.text

@@ -1,8 +1,10 @@
 """Data intervals in a real Airflow: the scheduler's own run, a week's backfill with its default
-flags, cleared days, and the command that reads what was left out."""
+flags, cleared days, the DAGs that run after each of them, and the command that reads what was left
+out."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -19,14 +21,44 @@ from loadsheet.status.models import MissingInterval
 from loadsheet.status.warehouse import warehouse_status
 from tests.airflow.world import World, ask, connection, flights_world, wait_for
 
+# A DAG for each kind of reader. Only the scheduler has work with their tasks.
+READERS = """
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable
+
+TABLE = "x-loadsheet://warehouse/sensors/readings"
+SCHEDULES = {
+    "each_day": PartitionedAssetTimetable(assets=Asset(f"{TABLE}/intervals")),
+    "any_change": [Asset(TABLE)],
+    "naive": PartitionedAssetTimetable(assets=Asset(TABLE)),
+}
+for name, schedule in SCHEDULES.items():
+    with DAG(name, schedule=schedule, max_active_runs=16, is_paused_upon_creation=False) as dag:
+        EmptyOperator(task_id="read")
+    globals()[name] = dag
+"""
+
 
 @pytest.fixture(scope="module")
 def world(
     tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
 ) -> Iterator[World]:
     """Airflow has read the pipelines."""
-    folders = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("airflow")
-    with flights_world(*folders, postgres, s3, bookings=10) as world:
+    project, home = (tmp_path_factory.mktemp(name) for name in ("project", "airflow"))
+    readers = tmp_path_factory.mktemp("readers")
+    (readers / "readers.py").write_text(READERS)
+    bundles = [
+        ("project", "loadsheet.airflow.bundle.LocalPipelineBundle", project),
+        ("readers", "airflow.dag_processing.bundles.local.LocalDagBundle", readers),
+    ]
+    configured = []
+    for name, classpath, folder in bundles:
+        kwargs = {"path": str(folder), "refresh_interval": 1}
+        configured.append({"name": name, "classpath": classpath, "kwargs": kwargs})
+    settings = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(configured)}
+    with flights_world(project, home, postgres, s3, bookings=10, settings=settings) as world:
+        for name in ("each_day", "any_change", "naive"):
+            world.airflow.wait_for_dag(name, 240)
         yield world
 
 
@@ -140,6 +172,44 @@ def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[st
     assert ask(world.warehouse, query, *week) == ask(world.source, query, *week)
     journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
     assert ask(world.warehouse, journal) == ask(world.source, journal)
+
+
+def test_a_dag_with_partitions_runs_for_each_interval_that_was_loaded(
+    world: World, backfilled: dict[str, Any]
+) -> None:
+    """And again for one that was loaded again with other rows."""
+    loaded = {run["data_interval_start"] for run in runs_of(world)}
+    first, second = (backfilled["first"] + timedelta(days=days) for days in (0, 1))
+    expected = Counter(f"{datetime.fromisoformat(start):%Y-%m-%dT%H:%M:%S}" for start in loaded)
+    expected.update(f"{start:%Y-%m-%dT%H:%M:%S}" for start in (first, second))
+
+    def keys() -> Counter[str]:
+        runs = world.airflow.api.call("GET", "dags/each_day/dagRuns")["dag_runs"]
+        return Counter(run["partition_key"] for run in runs if run["state"] == "success")
+
+    wait_for(lambda: keys() == expected, "a run for each day", 100)
+    events = world.airflow.api.call(
+        "GET", "assets/events", params={"source_dag_id": "daily", "limit": 100}
+    )["asset_events"]
+    by_uri: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        by_uri.setdefault(event["uri"], []).append(event)
+    uri = "x-loadsheet://warehouse/sensors/readings"
+    told = by_uri[f"{uri}/intervals"]
+    assert Counter(event["partition_key"] for event in told) == expected
+    for event in told:
+        start = datetime.fromisoformat(event["extra"]["interval_start"])
+        end = datetime.fromisoformat(event["extra"]["interval_end"])
+        assert f"{start:%Y-%m-%dT%H:%M:%S}" == event["partition_key"]
+        assert end - start == timedelta(days=1) and event["extra"]["load"]
+    assert {event["partition_key"] for event in by_uri[uri]} == {None}
+
+
+def test_other_readers_of_the_table_run_as_before(world: World, backfilled: dict[str, Any]) -> None:
+    """The control: an event with a partition, or a DAG that asks for one, would start nothing."""
+    api = world.airflow.api
+    runs = {name: api.call("GET", f"dags/{name}/dagRuns") for name in ("any_change", "naive")}
+    assert runs["any_change"]["total_entries"] > 0 and runs["naive"]["total_entries"] == 0
 
 
 def test_the_command_that_the_status_shows_names_the_runs_of_the_gap(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.plan.assets import asset_uri
+from loadsheet.plan.assets import asset_uri, intervals_uri
 from loadsheet.plan.dag_config import dag_config, render_dag, spec_path
 from loadsheet.plan.steps import build_plan, step_id, with_look
 from loadsheet.spec.models import (
@@ -236,10 +236,22 @@ def test_tasks_have_what_they_write_and_read_of_others_as_assets() -> None:
     assert set(map(str, found.values())) == {"([], [])"}
 
 
+def test_a_table_that_is_read_by_interval_has_an_asset_for_its_intervals() -> None:
+    by_interval = Incremental(cursor="book_date", by="data_interval")
+    table = Table(name="bookings", incremental=by_interval)
+    uri = "x-loadsheet://warehouse/staging/bookings"
+    for granularity in ("step", "table", "batch"):
+        table = dataclasses.replace(table, tasks=Tasks(granularity=granularity))
+        tasks = dag_config(pipeline(tables=(table,), transforms=()))["tasks"].values()
+        (outlets,) = [task["outlets"] for task in tasks if "outlets" in task]
+        assert outlets == [uri, f"{uri}/intervals"]
+
+
 def test_two_tables_never_share_an_asset() -> None:
     hard = ("a", "a/b", "b/a", "a.b", "a%2Fb", "A", "ä", "a b", "a?b", "a#b", "..")
     uris = {asset_uri(*parts) for parts in product(hard, repeat=3)}
     assert len(uris) == len(hard) ** 3
+    assert uris.isdisjoint({intervals_uri(uri) for uri in uris})
     # What RFC 3986 allows, and MySQL stores.
     assert all(re.fullmatch(r"x-loadsheet://[\w.~%-]+(/[\w.~%-]+){2}", uri, re.A) for uri in uris)
 
