@@ -244,7 +244,10 @@ verify: "@weekly"
 external: [crm.people]
 tables:
   orders: {incremental: updated_at, primary_key: id, deletes: hard}
-  country: {schema_contract: {columns: freeze}, max_shrink: 0.25, fresh_within: {warn: 30m, fail: 2h}}
+  country:
+    schema_contract: {columns: freeze}
+    max_shrink: 0.25
+    fresh_within: {warn: 30m, fail: 2h}
   log_*:
 transforms:
   totals: {fresh_within: {fail: 1d}}
