@@ -172,6 +172,9 @@ def test_a_target_has_its_loads_sql_columns_and_objects(shop: Project) -> None:
         "comment": HOSTILE,
     }
     assert "<watermark>" in found["sql"]
+    assert (found["source"]["name"], found["source"]["primary_key"]) == ("public.orders", ["id"])
+    assert (found["mode"], found["primary_key"]) == ("merge", ["id"])
+    assert [check["text"] for check in found["checks"]] == ["equals its source"]
     manifests = {
         place["name"].partition(f"s3://{shop.bucket}/")[2]
         for place in found["lake"]
