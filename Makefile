@@ -11,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-page test-packaging airflow-and-packaging test-airflow test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
+.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-page test-packaging airflow-and-packaging test-airflow test-lineage test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,7 @@ demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=-
 # Four at a time on 2 cores: half of the time a suite waits for a disk, a lock or a timeout. The
 # longest ones come first.
 test: setup  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-core-a-l test-core-m-z test-faults test-unit test-editors test-page
+	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-core-a-l test-core-m-z test-faults test-unit test-lineage test-editors test-page
 
 airflow-and-packaging: test-airflow
 	@$(MAKE) --no-print-directory test-packaging
@@ -52,6 +52,9 @@ test-airflow: $(AIRFLOW_VENV)/.ready  ## Factory, operators and the real schedul
 
 test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
 	$(BIN)/python $(PYTEST) tests/packaging
+
+test-lineage: setup .venv-openlineage/.ready  ## What Airflow's OpenLineage provider makes of our operators
+	PYTHONPATH=.venv-openlineage $(BIN)/python $(PYTEST) tests/airflow/test_lineage.py
 
 test-compose: $(CORE)/.ready  ## The containers on a Docker engine: runs, a stopped worker, an upgrade (10 minutes)
 	$(CORE)/bin/python $(PYTEST) -rs tests/compose
@@ -147,7 +150,7 @@ release: setup  ## All of a release that needs no credentials; prints the two co
 	@$(BIN)/python scripts/release.py commands
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs .venv-sbom tests/*/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-celery .venv-docs .venv-openlineage .venv-sbom tests/*/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image may have: pinned together, so that any of them can be chosen.
@@ -161,7 +164,7 @@ requirements:  ## Pin requirements/*.in again (needs uv)
 	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
 	  && $(COMPILE) sbom.in -c dev.txt -o sbom.txt \
 	  && together=$$(mktemp) && $(COMPILE) $(IMAGE_EXTRAS:%=%.in) -c dev.txt -c ../requirements.txt -o $$together \
-	  && for extra in $(IMAGE_EXTRAS) parquet; do $(COMPILE) $$extra.in -c dev.txt -c $$together -o $$extra.txt \
+	  && for extra in $(IMAGE_EXTRAS) openlineage parquet; do $(COMPILE) $$extra.in -c dev.txt -c $$together -o $$extra.txt \
 	    $$(sed -n "/win32/!s/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p" ../requirements.txt) || exit; done
 	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
 
@@ -183,9 +186,9 @@ tests/%/node_modules/.ready: tests/%/package-lock.json | $(CORE)/.ready
 .venv-sbom/.ready: requirements/sbom.txt
 	$(call environment,.venv-sbom,requirements/sbom.txt)
 
-# The provider alone; Airflow is in the other environment.
-.venv-celery/.ready: requirements/celery.txt $(VENV)/.ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-celery -r requirements/celery.txt
+# A provider alone; Airflow is in the other environment.
+.venv-celery/.ready .venv-openlineage/.ready: .venv-%/.ready: requirements/%.txt $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-$* -r requirements/$*.txt
 	@touch $@
 
 .venv-docs/.ready: requirements/docs.txt

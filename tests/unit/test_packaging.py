@@ -26,10 +26,16 @@ PINNED = (
     "requirements/dev.txt",
     "requirements/airflow-3.4.txt",
     "requirements/celery.txt",
+    "requirements/openlineage.txt",
     "requirements/parquet.txt",
 )
 # Where a module's name is not the name of its distribution.
-DISTRIBUTIONS = {"dagfactory": "dag-factory", "dotenv": "python-dotenv", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "dagfactory": "dag-factory",
+    "dotenv": "python-dotenv",
+    "openlineage": "openlineage-python",
+    "yaml": "pyyaml",
+}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
@@ -141,7 +147,7 @@ def test_the_core_installs_nothing_of_airflow() -> None:
 
 
 def test_every_import_of_the_airflow_part_is_declared() -> None:
-    assert undeclared(code(of_airflow=True), "airflow", "git") == set()
+    assert undeclared(code(of_airflow=True), "airflow", "git", "openlineage") == set()
     assert "apache-airflow" in undeclared(code(of_airflow=True))
 
 
