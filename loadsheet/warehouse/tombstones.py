@@ -85,8 +85,7 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Dr
     columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
     session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
     session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
-    mark = literal(f"{MARK}{target}{MARK_END}")
-    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {mark}")
+    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(_comment(target))}")
 
 
 def follow(session: Session, target: Relation, changed: Drift) -> None:
@@ -108,7 +107,12 @@ def follow(session: Session, target: Relation, changed: Drift) -> None:
 
 
 def _are_ours(session: Session, target: Relation) -> bool:
-    return owner_of(session, relation_of(target)) == target
+    found = session.execute(_COMMENT, (relation_of(target).sql,)).fetchone()
+    return found == (_comment(target),)
+
+
+def _comment(target: Relation) -> str:
+    return f"{MARK}{target}{MARK_END}"
 
 
 def _fit(session: Session, tombstones: Relation, key: Mapping[str, str]) -> bool:
