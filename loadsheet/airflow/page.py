@@ -104,38 +104,31 @@ def _absent(file: Path) -> str:
     )
 
 
-def _may(user: BaseUser, method: Any, entity: DagAccessEntity, dag_id: str | None = None) -> bool:
-    """Whether the user may do that to the DAG; without one, to any DAG."""
-    team = DagModel.get_team_name(dag_id) if dag_id else None
+def _may(user: BaseUser, method: Any, entity: DagAccessEntity, dag_id: str) -> bool:
+    """Whether the user may do that to the DAG."""
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
     return get_auth_manager().is_authorized_dag(
-        method=method,
-        access_entity=entity,
-        details=DagDetails(id=dag_id, team_name=team) if dag_id else None,
-        user=user,
+        method=method, access_entity=entity, details=details, user=user
     )
 
 
-def _actions(user: BaseUser, dag_id: str | None = None) -> list[str]:
-    """The buttons that the user may press; without a DAG, those for any. Airflow asks again when
-    one is pressed."""
-    return list(ACTIONS) if _may(user, "POST", DagAccessEntity.RUN, dag_id) else []
-
-
-def _fitting(actions: list[str], pipeline: Pipeline) -> list[str]:
-    """Those of the buttons that the pipeline has a use for."""
-    return [action for action in actions if action != "verify" or pipeline.verify]
+def _actions(user: BaseUser, dag_id: str, pipeline: Pipeline) -> list[str]:
+    """The buttons that the pipeline has a use for, where the user may press them. Airflow asks
+    again when one is pressed."""
+    if not _may(user, "POST", DagAccessEntity.RUN, dag_id):
+        return []
+    return [action for action in ACTIONS if action != "verify" or pipeline.verify]
 
 
 @_routes.get("/api/session")
-def session(user: GetUserDep) -> Document:
-    """What the page may do here."""
-    return documents.session("airflow", _actions(user), API_ROOT_PATH)
+def session() -> Document:
+    """Where the page runs."""
+    return documents.session("airflow", API_ROOT_PATH)
 
 
 @_routes.get("/api/pipelines")
 def overview(
     files: Annotated[dict[str, Path], Depends(_readable)],
-    user: GetUserDep,
     source: str | None = None,
 ) -> Document:
     """All pipelines that the user may see, with the state of their tables and marts; with
@@ -153,16 +146,13 @@ def overview(
         question = partial(documents.overview, asked, ask_source=asks_source)
         questions["overview", asks_source, warehouse, *asked] = question
     found = _answers.get(questions)
-    actions = _actions(user)
     entries: dict[str, Document] = {}
     for dag_ids, document in zip(groups.values(), found, strict=True):
         entries |= zip(dag_ids, document["pipelines"], strict=True)
     for dag_id, entry in entries.items():
-        pipeline = loaded[dag_id]
         entries[dag_id] = entry | {
             "name": dag_id,  # of two files with one name, Airflow knows the second by another
             "error": _absent(files[dag_id]) or entry["error"],
-            "actions": _fitting(actions, pipeline) if pipeline else [],
         }
     return {
         "at": min((document["at"] for document in found), default=None),
@@ -178,6 +168,15 @@ def _loaded(file: Path) -> Pipeline | None:
         return None
 
 
+def _answer(key: Hashable, question: Work) -> Document:
+    """The answer to one question; 404 where it is about nothing that there is."""
+    try:
+        (document,) = _answers.get({key: question})
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+    return document
+
+
 @_routes.get("/api/pipelines/{dag_id}/targets/{kind}/{name:path}", dependencies=[_dag])
 def target(
     dag_id: str,
@@ -188,22 +187,32 @@ def target(
 ) -> Document:
     """One table or mart."""
     question = partial(documents.target, pipeline, kind=kind, name=name)
-    try:
-        (document,) = _answers.get({("target", pipeline.file, kind, name): question})
-    except InputError as error:
-        raise HTTPException(404, str(error)) from None
-    more: Document = {"actions": _fitting(_actions(user, dag_id), pipeline)}
+    document = _answer(("target", pipeline.file, kind, name), question)
+    more: Document = {"pipeline": dag_id, "actions": _actions(user, dag_id, pipeline)}
     if not _may(user, "GET", DagAccessEntity.CODE, dag_id):
         more["sql"] = ""
     return document | more
 
 
+@_routes.get("/api/pipelines/{dag_id}/actions", dependencies=[_dag])
+def actions(dag_id: str, pipeline: PipelineDep, user: GetUserDep) -> Document:
+    """The buttons of a pipeline. The overview has none: to ask about each DAG may take an auth
+    manager a request for each."""
+    return {"actions": _actions(user, dag_id, pipeline)}
+
+
+@_routes.get("/api/pipelines/{dag_id}/runs", dependencies=[_dag_run])
+def runs(dag_id: str, pipeline: PipelineDep) -> Document:
+    """The last runs of a pipeline."""
+    question = partial(documents.runs, pipeline)
+    return _answer(("runs", pipeline.file), question) | {"pipeline": dag_id}
+
+
 @_routes.get("/api/pipelines/{dag_id}/runs/{run_id:path}", dependencies=[_dag_run])
-def run(run_id: str, pipeline: PipelineDep) -> Document:
+def run(dag_id: str, run_id: str, pipeline: PipelineDep) -> Document:
     """What a run did."""
     question = partial(documents.run, pipeline, run_id=run_id)
-    (document,) = _answers.get({("run", pipeline.file, run_id): question})
-    return document
+    return _answer(("run", pipeline.file, run_id), question) | {"pipeline": dag_id}
 
 
 # The tabs of Airflow lead here, and from here to a place on the page.

@@ -11,7 +11,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.warehouse import ledger
 
 HISTORY = 20
-"""Loads of a target in its sparkline."""
+"""Loads of a target in its sparkline, and runs of a pipeline on its page."""
 MOST_COMMITS = 200
 """Loads of a target on its page, the newest ones."""
 _HAS_LEDGER = "SELECT pg_catalog.to_regclass('loadsheet.scope') IS NOT NULL"
@@ -54,6 +54,42 @@ FROM loadsheet.failure WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s
 ORDER BY failed_at
 """
 _MOST_OF_A_RUN = 20_000
+# The newest commits of each target, by its index. Those of a target that has more reach back to a
+# time: of the runs before it, some commits would be missing.
+_RUNS = """
+WITH newest AS (
+    SELECT 'table' AS kind, l.* FROM loadsheet.scope s, LATERAL (
+        SELECT run_id, committed_at AS at, inserted, updated, deleted, bytes,
+            row_number() OVER (ORDER BY load_no DESC) AS place
+        FROM loadsheet.load
+        WHERE pipeline = s.pipeline AND table_name = s.table_name AND target = s.target
+        ORDER BY load_no DESC LIMIT %(most)s) l
+    WHERE s.pipeline = %(pipeline)s AND s.target = %(schema)s || '.' || s.table_name
+    UNION ALL
+    SELECT 'transform', b.* FROM unnest(%(transforms)s::text[]) AS t (name), LATERAL (
+        SELECT run_id, committed_at, inserted, updated, deleted, NULL::bigint,
+            row_number() OVER (ORDER BY run_no DESC)
+        FROM loadsheet.transform_run
+        WHERE target = %(mart_schema)s || '.' || t.name AND pipeline = %(pipeline)s
+        ORDER BY run_no DESC LIMIT %(most)s) b)
+SELECT run_id, min(at) AS first_at, max(at) AS last_at,
+    count(*) FILTER (WHERE kind = 'table') AS tables,
+    count(*) FILTER (WHERE kind = 'transform') AS marts,
+    sum(inserted)::bigint AS inserted, sum(updated)::bigint AS updated,
+    sum(deleted)::bigint AS deleted, sum(bytes)::bigint AS bytes
+FROM newest GROUP BY run_id
+HAVING max(at) >= (
+    SELECT coalesce(max(at), '-infinity') FROM newest WHERE place = %(most)s)
+ORDER BY last_at DESC LIMIT %(most)s
+"""
+_FAILED_RUNS = """
+SELECT run_id, min(failed_at) AS first_at, max(failed_at) AS last_at, count(*) AS failures
+FROM loadsheet.failure
+WHERE pipeline = %(pipeline)s AND coalesce(to_jsonb(failure) ->> 'target', '') IN (
+    '', CASE kind WHEN 'table' THEN %(schema)s ELSE %(mart_schema)s END || '.' || name)
+GROUP BY run_id ORDER BY last_at DESC LIMIT %(most)s
+"""
+_NOTHING = dict.fromkeys(("tables", "marts", "inserted", "updated", "deleted", "failures"), 0)
 
 Commits = list[dict[str, Any]]
 
@@ -66,16 +102,33 @@ def has_ledger(session: PinnedSession) -> bool:
 
 def histories(session: PinnedSession, pipeline: Pipeline) -> dict[tuple[str, str], list[int]]:
     """By kind and name, how many rows each of the last HISTORY loads or builds has changed."""
+    found = session.execute(_HISTORIES, _recent(pipeline)).fetchall()
+    return {(kind, name): changed for kind, name, changed in found if changed}
+
+
+def runs(session: PinnedSession, pipeline: Pipeline) -> Commits:
+    """The last runs that have committed something or failed, the newest first: of each its times,
+    and how many tables, marts, rows and failures. Of failures the ledger has only the last one of
+    each target."""
+    values = _recent(pipeline)
+    found = {one["run_id"]: {**one, "failures": 0} for one in _read(session, _RUNS, values)}
+    if _has_failures(session):
+        for failed in _read(session, _FAILED_RUNS, values):
+            run = found.setdefault(failed["run_id"], {**_NOTHING, "bytes": None, **failed})
+            run["failures"] = failed["failures"]
+            run["last_at"] = max(run["last_at"], failed["last_at"])
+    return sorted(found.values(), key=lambda run: run["last_at"], reverse=True)[:HISTORY]
+
+
+def _recent(pipeline: Pipeline) -> dict[str, Any]:
     schemas = pipeline.warehouse
-    values = {
+    return {
         "pipeline": pipeline.name,
         "schema": schemas.schema,
         "mart_schema": schemas.mart_schema,
         "transforms": [transform.name for transform in pipeline.transforms],
         "most": HISTORY,
     }
-    found = session.execute(_HISTORIES, values).fetchall()
-    return {(kind, name): changed for kind, name, changed in found if changed}
 
 
 def of_target(session: PinnedSession, pipeline: Pipeline, kind: str, target: str) -> Commits:
@@ -92,9 +145,15 @@ def of_run(session: PinnedSession, pipeline: Pipeline, run_id: str) -> dict[str,
     loads = _read(session, _LOADS.format("run_id = %(run_id)s"), values)
     builds = _read(session, _BUILDS.format("run_id = %(run_id)s"), values)
     failures: Commits = []
-    if session.execute("SELECT to_regclass('loadsheet.failure') IS NOT NULL").fetchone() == (True,):
+    if _has_failures(session):
         failures = _read(session, _FAILURES, values)
     return {"loads": loads[::-1], "builds": builds[::-1], "failures": failures}
+
+
+def _has_failures(session: PinnedSession) -> bool:
+    """Earlier versions of the ledger have no such table."""
+    query = "SELECT to_regclass('loadsheet.failure') IS NOT NULL"
+    return session.execute(query).fetchone() == (True,)
 
 
 def _read(session: PinnedSession, query: str, values: dict[str, Any]) -> Commits:

@@ -4,11 +4,13 @@ run. docs/ui.md describes their keys."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -19,6 +21,7 @@ from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.page import about, commits
 from loadsheet.page.checks import checks_of
 from loadsheet.page.entries import kind_of, target_entry, targets_of
+from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_warehouse
 from loadsheet.project.folder import display_path, relative_problem
 from loadsheet.redact import masked
@@ -37,14 +40,10 @@ NOT_IN_FILE = "the table is not in the pipeline file any more"
 Document = dict[str, Any]
 
 
-def session(
-    mode: str, actions: Sequence[str] = (), airflow_base: str | None = None, theme: str = "system"
-) -> Document:
-    """What the page may do where it runs. `mode` is `local`, `airflow` or `recorded`, `actions` are
-    the buttons that this user may press."""
+def session(mode: str, airflow_base: str | None = None, theme: str = "system") -> Document:
+    """Where the page runs. `mode` is `local`, `airflow` or `recorded`."""
     return {
         "mode": mode,
-        "actions": list(actions),
         "airflow_base": airflow_base,
         "theme": theme,
         "version": __version__,
@@ -57,8 +56,7 @@ def overview(files: Sequence[Path], connections: Connections, ask_source: bool =
     A pipeline whose file is broken or whose warehouse cannot be asked is in it, with the reason.
     Without `ask_source` no source is asked, which is faster, and no table has a lag.
     """
-    reader = OverviewReader(connections, ask_source)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with OverviewReader(connections, ask_source) as reader, ThreadPoolExecutor(_AT_ONCE) as pool:
         pipelines = list(pool.map(reader.entry, files))
     return finished({"at": datetime.now(UTC), "asked_source": ask_source, "pipelines": pipelines})
 
@@ -132,12 +130,31 @@ def tests_of(pipeline: Pipeline) -> tuple[Sequence[Case], str | None]:
     return cases, None
 
 
+def runs(pipeline: Pipeline, connections: Connections) -> Document:
+    """The last runs of a pipeline, the newest first, each with what it has committed.
+
+    Where the warehouse cannot be asked, `unknown` says why.
+    """
+    document: Document = {"pipeline": pipeline.name, "unknown": None, "runs": []}
+    try:
+        with connect_warehouse(connections(pipeline.warehouse.conn_id)) as warehouse:
+            document["at"] = begin_on_warehouse(warehouse)
+            if commits.has_ledger(warehouse):
+                document["runs"] = commits.runs(warehouse, pipeline)
+    except Exception as error:
+        document["unknown"] = described(error)
+    return finished(document)
+
+
 def run(pipeline: Pipeline, connections: Connections, run_id: str) -> Document:
     """What a run has committed: its loads and builds, and the failures that are not yet replaced
     by later ones. All are empty for a run that the ledger does not know.
 
-    Where the warehouse cannot be asked, `unknown` says why.
+    Where the warehouse cannot be asked, `unknown` says why. Raises InputError for what can be the
+    id of no run.
     """
+    if "\0" in run_id:  # no text of PostgreSQL has it
+        raise InputError(f"there is no run {run_id!r}")
     document: Document = {"pipeline": pipeline.name, "run_id": run_id, "unknown": None}
     document |= {"loads": [], "builds": [], "failures": []}
     try:
@@ -219,13 +236,25 @@ def begun_entry(file: Path) -> tuple[Document, Pipeline | None]:
 
 
 class OverviewReader:
-    """Reads the entries of several pipelines. A server that one of them cannot reach is not asked
-    for the next: each attempt would take ten seconds."""
+    """Reads the entries of several pipelines, in several threads; a context manager.
+
+    Pipelines of one warehouse share a few sessions: to connect takes longer than to ask. A server
+    that one of them cannot reach is not asked for the next: each attempt would take ten seconds.
+    """
 
     def __init__(self, connections: Connections, ask_source: bool):
         self._connections = connections
         self._ask_source = ask_source
         self._away: dict[str, str] = {}
+        self._idle: defaultdict[str, list[PinnedSession]] = defaultdict(list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sessions in self._idle.values():
+            for session in sessions:
+                session.close()
 
     def entry(self, file: Path) -> Document:
         """The pipeline in `file`."""
@@ -246,10 +275,10 @@ class OverviewReader:
         if conn_id in self._away:
             return {"unknown": self._away[conn_id]}
         try:
-            with connect_warehouse(self._connections(conn_id)) as warehouse:
+            with self._warehouse(conn_id) as warehouse:
                 status = status_in(warehouse, pipeline)
                 recent = {}
-                if commits.has_ledger(warehouse):
+                if any(one.last for one in targets_of(status)):
                     recent = commits.histories(warehouse, pipeline)
         except psycopg.OperationalError as error:
             if error.sqlstate is None:  # no answer of the server
@@ -261,6 +290,21 @@ class OverviewReader:
             "notes": status.gap_notes,
             "targets": [target_entry(one, status, recent) for one in targets_of(status)],
         }
+
+    @contextmanager
+    def _warehouse(self, conn_id: str) -> Iterator[PinnedSession]:
+        """A session of the warehouse that no other thread uses. It is kept unless there is an
+        error: the connection may be broken."""
+        try:
+            session = self._idle[conn_id].pop()
+        except IndexError:
+            session = connect_warehouse(self._connections(conn_id))
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        self._idle[conn_id].append(session)
 
     def _add_lag(self, pipeline: Pipeline, status: PipelineStatus) -> None:
         if not self._ask_source:

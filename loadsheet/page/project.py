@@ -41,6 +41,8 @@ class ProjectDocuments:
                 return self._overviews[asks_source].read()
             case ["pipelines", name, "targets", kind, target]:
                 return documents.target(self._pipeline(name), self._connections, kind, target)
+            case ["pipelines", name, "runs"]:
+                return documents.runs(self._pipeline(name), self._connections)
             case ["pipelines", name, "runs", run_id]:
                 return documents.run(self._pipeline(name), self._connections, run_id)
         raise InputError(f"there is no page api/{'/'.join(path)}")

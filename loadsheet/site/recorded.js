@@ -20,6 +20,12 @@ export async function target(pipeline, kind, name) {
   return { ...found, at: all.at, upstream: part(found.upstream), downstream: part(found.downstream) };
 }
 
+export const actions = async () => ({ actions: [] });
+
+export async function runs() {
+  throw new Error("This site has no runs.");
+}
+
 export async function run() {
   throw new Error("This site has no runs: `loadsheet ui` and Airflow show them.");
 }

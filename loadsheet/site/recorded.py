@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def recorded(files: Sequence[Path], connections: Connections | None) -> Document
     Two of them differ only in `at` if nothing has changed in between. A pipeline whose file is
     broken, or whose servers cannot be asked, is in them with the reason.
     """
-    recorder = _Recorder(connections)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    reader = documents.OverviewReader(connections, True) if connections else None
+    recorder = _Recorder(connections, reader)
+    with reader or nullcontext(), ThreadPoolExecutor(_AT_ONCE) as pool:
         entries = list(pool.map(recorder.pipeline, files))
     entries.sort(key=lambda entry: (entry["name"], entry["file"]))
     counts = Counter(entry["name"] for entry in entries if not entry["error"])
@@ -50,9 +52,9 @@ def recorded(files: Sequence[Path], connections: Connections | None) -> Document
 
 
 class _Recorder:
-    def __init__(self, connections: Connections | None):
+    def __init__(self, connections: Connections | None, reader: documents.OverviewReader | None):
         self._connections = connections
-        self._reader = documents.OverviewReader(connections, True) if connections else None
+        self._reader = reader
 
     def pipeline(self, file: Path) -> Document:
         """The pipeline's entry in the overview."""

@@ -221,7 +221,8 @@ def begin_on_warehouse(session: PinnedSession) -> datetime:
 def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     """The pipeline's entries. Raises Refused if a newer Loadsheet has created the ledger."""
     ledger.refuse_newer(ledger.version(session))
-    if not _exists(session, "scope"):
+    there = _tables_of_ledger(session)
+    if "scope" not in there:
         return LedgerState(
             watermarks={}, unfilled={}, searches={}, loads={}, builds={}, failures={}
         )
@@ -249,10 +250,10 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
     # Only a step adds this table to the ledger of an earlier version.
-    if _exists(session, "failure"):
+    if "failure" in there:
         failures = _entries(session, Failure, _FAILURES, names)
     looks: list[Verified] = []
-    if _exists(session, "verified"):
+    if "verified" in there:
         looks = verified.read(session, **names)
     return LedgerState(
         watermarks=watermarks,
@@ -265,9 +266,13 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     )
 
 
-def _exists(session: Session, table: str) -> bool:
-    row = session.execute("SELECT to_regclass(%s) IS NOT NULL", (f"loadsheet.{table}",)).fetchone()
-    return row == (True,)
+def _tables_of_ledger(session: Session) -> set[str]:
+    """Those of the ledger's tables that earlier versions may lack."""
+    names = ["scope", "failure", "verified"]
+    query = """
+        SELECT name FROM unnest(%s::text[]) AS name
+        WHERE to_regclass('loadsheet.' || name) IS NOT NULL"""
+    return {name for (name,) in session.execute(query, (names,))}
 
 
 def _entries(session: Session, kind: type[Any], query: str, names: dict[str, str]) -> list[Any]:

@@ -32,7 +32,7 @@ with warnings.catch_warnings():  # a library of Airflow imports a test client th
     from airflow.api_fastapi.core_api.security import get_user
 
     from loadsheet.airflow.page import ACTIONS, page
-    from tests.airflow.page_users import HIDDEN, ROLES
+    from tests.airflow.page_users import HIDDEN, READ_ONLY, ROLES
 
 SHOP = """\
 version: 1
@@ -62,7 +62,7 @@ warehouse: {conn_id: page_away, schema: away}
 tables:
   item:
 """
-PIPELINES = {"shop": SHOP, HIDDEN: PAYROLL, "away": AWAY}
+PIPELINES = {"shop": SHOP, HIDDEN: PAYROLL, READ_ONLY: AWAY}
 PLUGIN = "from loadsheet.airflow.plugin import LoadsheetPlugin\n"
 
 
@@ -204,6 +204,8 @@ def test_a_pipeline_is_shown_to_those_who_may_read_its_dag(site: Site) -> None:
     for path in (
         f"api/pipelines/{HIDDEN}/targets/table/item",
         f"api/pipelines/{HIDDEN}/runs/manual__1",
+        f"api/pipelines/{HIDDEN}/runs",
+        f"api/pipelines/{HIDDEN}/actions",
         f"dags/{HIDDEN}/tasks/load.load_item",
     ):
         assert site.get("viewer", path).status_code in (200, 302), path
@@ -230,6 +232,8 @@ def test_the_state_of_tables_and_marts_is_shown(site: Site) -> None:
     run = site.get("viewer", f"api/pipelines/shop/runs/{load['run_id']}").json()
     assert [one["name"] for one in run["loads"]] == ["item"]
     assert [one["name"] for one in run["builds"]] == ["totals"]
+    [listed] = site.get("viewer", "api/pipelines/shop/runs").json()["runs"]
+    assert (listed["run_id"], listed["tables"], listed["marts"]) == (load["run_id"], 1, 1)
 
 
 def test_a_file_that_is_broken_or_elsewhere_is_shown_with_its_problem(site: Site) -> None:
@@ -271,14 +275,18 @@ def test_the_buttons_are_those_that_the_user_may_press(site: Site) -> None:
     body = {"logical_date": None, "conf": {"tables": ["item"]}}
     for user, may in {"viewer": False, "user": True, "op": True, "admin": True}.items():
         actions = list(ACTIONS) if may else []
-        assert site.get(user, "api/session").json()["actions"] == actions
         detail = site.get(user, "api/pipelines/shop/targets/table/item").json()
         assert detail["actions"] == actions
-        for entry in site.get(user, "api/pipelines").json()["pipelines"]:
-            has_step = entry["name"] == "shop"
-            assert entry["actions"] == [one for one in actions if has_step or one != "verify"]
+        for name in ("shop", "away"):
+            found = site.get(user, f"api/pipelines/{name}/actions").json()["actions"]
+            assert found == [one for one in actions if name == "shop" or one != "verify"]
         pressed = site.clients[user].post("/api/v2/dags/shop/dagRuns", json=body)
         assert pressed.status_code == (200 if may else 403), pressed.text
+    # Some may start runs of one DAG and only read another.
+    for name, allowed in {"shop": True, READ_ONLY: False}.items():
+        assert bool(site.get("guest", f"api/pipelines/{name}/actions").json()["actions"]) is allowed
+        pressed = site.clients["guest"].post(f"/api/v2/dags/{name}/dagRuns", json=body)
+        assert (pressed.status_code == 403) is not allowed
     forged = site.clients["admin"].post(
         "/api/v2/dags/shop/dagRuns",
         content=json.dumps(body),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ import psycopg
 import pytest
 
 from loadsheet.engine.runner import StepResult
-from loadsheet.page import documents
+from loadsheet.errors import InputError
+from loadsheet.page import commits, documents
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
@@ -210,6 +212,34 @@ def test_a_run_has_its_loads_and_builds_and_no_others(shop: Project) -> None:
     assert [build["name"] for build in run["builds"]] == ["totals"]
 
 
+def test_the_runs_of_a_pipeline_are_listed_as_far_back_as_all_their_commits_are_known(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `orders` the last three loads are read, so of the first run only that of `country`."""
+    monkeypatch.setattr(commits, "HISTORY", 3)
+    for number in range(4):
+        grow(shop, 200 + number, 200 + number)
+        shop.succeed(run_id=f"run {number}")
+    found = documents.runs(pipeline_of(shop), shop.connections)
+    json.dumps(found, allow_nan=False)
+    assert found["unknown"] is None
+    assert [run["run_id"] for run in found["runs"]] == ["run 3", "run 2", "run 1"]
+    assert {(run["tables"], run["marts"]) for run in found["runs"]} == {(1, 1)}
+    shop.in_source("ALTER TABLE orders RENAME TO orders_old")
+    shop.run(run_id="broken")
+    first = documents.runs(pipeline_of(shop), shop.connections)["runs"][0]
+    assert (first["run_id"], first["tables"], first["failures"]) == ("broken", 0, 1)
+
+
+def test_a_name_that_no_server_can_have_is_no_bug(shop: Project) -> None:
+    shop.succeed()
+    with pytest.raises(InputError, match="no run"):
+        documents.run(pipeline_of(shop), shop.connections, "a\0b")
+    for name in ("a\0b", "x" * 10_000, "../../etc/passwd"):
+        with pytest.raises(InputError):
+            documents.target(pipeline_of(shop), shop.connections, "table", name)
+
+
 def test_a_table_that_has_left_the_file_is_shown_as_such(shop: Project) -> None:
     shop.succeed()
     shop.spec({"orders": {"incremental": "at"}})
@@ -239,6 +269,27 @@ def test_it_takes_as_many_statements_for_many_tables_as_for_few(
     few = statements(2)
     assert few > 5  # they are logged at all
     assert statements(12) <= few
+
+
+def test_many_pipelines_share_sessions_and_each_takes_few_statements(
+    shop: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session for each would be 24 of them, and connecting takes longer than asking."""
+    shop.succeed()
+    text = file_of(shop).read_text()
+    files = []
+    for number in range(24):
+        folder = shop.folder / "pipelines" / f"copy{number}"
+        shutil.copytree(file_of(shop).parent, folder)
+        (folder / "pipeline.yml").write_text(text)
+        files.append(folder / "pipeline.yml")
+    with caplog.at_level(logging.DEBUG, "loadsheet.postgres"):
+        found = documents.overview(files, shop.connections, ask_source=False)
+    assert [one["unknown"] for one in found["pipelines"]] == [None] * 24
+    said = [record.getMessage() for record in caplog.records]
+    connected = [text for text in said if text.startswith("connected")]
+    assert 1 <= len(connected) <= 4
+    assert 24 * 5 < len(said) - len(connected) <= 24 * 18
 
 
 def test_the_command_serves_the_page_to_who_has_its_address_and_ends_quietly(

@@ -94,6 +94,13 @@ def load(number: int, name: str) -> dict[str, Any]:
     }
 
 
+def run(run_id: str) -> dict[str, Any]:
+    """A run in the list of a pipeline's."""
+    times = {"first_at": "2026-11-30T08:00:01+00:00", "last_at": "2026-11-30T08:00:02+00:00"}
+    counts = {"tables": 2, "marts": 1, "inserted": 120, "updated": 80, "deleted": 3}
+    return {"run_id": run_id, **times, **counts, "bytes": 24_690, "failures": 1}
+
+
 def column(table: str, name: str) -> dict[str, Any]:
     """A column, as an end of an edge."""
     kind = {"public": "source", "staging": "staging", "mart": "mart"}[table.partition(".")[0]]
@@ -214,17 +221,28 @@ class Sample:
             ],
         }
 
+    def divide(self, count: int) -> None:
+        """Make `count` pipelines of the tables, whose warehouse is away, instead of the two."""
+        shop, _ = self.overview["pipelines"]
+        targets, away = shop["targets"], "the server does not answer"
+        self.overview["pipelines"] = [
+            {**shop, "name": f"p{number:03}", "unknown": away, "targets": targets[number::count]}
+            for number in range(count)
+        ]
+
     def answer(self, path: Sequence[str], asks_source: bool) -> dict[str, Any]:
         """The document of a path."""
         match path:
             case ["session"]:
-                return documents.session("local", self.actions)
+                return documents.session("local")
             case ["pipelines"]:
                 return self.overview
             case ["pipelines", _, "targets", kind, "nothing"]:
                 raise InputError(f"there is no {kind} 'nothing'")
             case ["pipelines", _, "targets", _, name]:
                 return {**target(name), "actions": self.actions}
+            case ["pipelines", pipeline, "runs"]:
+                return {"pipeline": pipeline, "unknown": None, "runs": [run(RUN), run(HOSTILE)]}
             case ["pipelines", pipeline, "runs", run_id]:
                 failure = {**target("orders")["error"], "kind": "table", "name": HOSTILE}
                 return {

@@ -137,6 +137,46 @@ def test_a_state_is_chosen_by_its_button(page: Chromium, sample: Sample) -> None
     assert "held back by pid 4711 (till), open since 15m ago" in page.text()
 
 
+def seconds(page: Chromium) -> float:
+    """The CPU time that the page has taken so far: its scripts, styles, layout and painting."""
+    metrics = page.call("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
+
+@pytest.mark.parametrize("sample", [5000], indirect=True)
+def test_5000_tables_are_painted_in_a_second_of_cpu_time(page: Chromium) -> None:
+    """Thread time, which other processes do not lengthen as they do the clock's."""
+    page.call("Performance.enable", timeDomain="threadTicks")
+    page.js("location.reload()")
+    page.wait(f"{READY} && {ROWS} === 100")
+    page.js("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert 0 < seconds(page) < 1
+
+
+@pytest.mark.parametrize("sample", [5000], indirect=True)
+def test_500_pipelines_are_shown_and_their_common_trouble_once(
+    page: Chromium, sample: Sample
+) -> None:
+    sample.divide(500)
+    page.js("document.querySelector('#refresh').click()")
+    page.wait("document.body.innerText.includes('All 500 pipelines')")
+    assert page.js(ROWS) == 100
+    troubles = "[...document.querySelectorAll('.troubles li')].map(one => one.textContent)"
+    [away] = [text for text in page.js(troubles) if "does not answer" in text]
+    assert away.startswith("p000, p001, p002 and 497 more pipelines: the warehouse could not")
+    assert len(page.js(troubles)) == 3  # of the source, a note, and this
+    go(page, "#/p/p499")
+    assert page.js(ROWS) == 10
+
+
+def test_a_pipeline_lists_its_last_runs(page: Chromium) -> None:
+    go(page, VIEWS["pipeline"])
+    runs = "[...document.querySelectorAll('[aria-label=Runs] tbody th a')]"
+    assert page.js(f"{runs}.map(one => one.textContent)") == [RUN, HOSTILE]
+    page.js(f"{runs}[0].click()")
+    page.wait(f"document.querySelector('h1')?.textContent === {json.dumps(RUN)}")
+
+
 def test_links_lead_from_the_overview_to_a_target_and_to_its_run(page: Chromium) -> None:
     title = "document.querySelector('h1')?.textContent"
     go(page, "#/?q=table_0003")
@@ -208,6 +248,93 @@ def test_buttons_are_shown_where_the_reader_may_press_them(page: Chromium, sampl
     assert "Compare with the source: staging.orders?" in page.text()
     page.press("Escape")
     page.wait("!document.querySelector('dialog')")
+
+
+def open_with_buttons(page: Chromium, sample: Sample, answer: str) -> None:
+    """A table's page as in Airflow, whose API is the JavaScript function `answer`."""
+    sample.actions += ["run", "backfill"]
+    go(page, TARGET)
+    page.js(
+        "window.sent = []; const ask = window.fetch; window.fetch = (path, options) =>"
+        f" path.includes('api/v2') ? (window.sent.push(options), ({answer})(options)) :"
+        " ask(path, options); 0"
+    )
+
+
+def press_button(page: Chromium, text: str) -> None:
+    """That of the question, if one is open."""
+    buttons = "[...document.querySelectorAll('dialog button, main .actions button')]"
+    page.js(f"{buttons}.reverse().find(one => one.textContent === '{text}').click()")
+
+
+SAID = "document.querySelector('.said').textContent"
+
+
+def test_a_button_that_is_pressed_twice_starts_one_run(page: Chromium, sample: Sample) -> None:
+    open_with_buttons(page, sample, "() => new Promise(done => { window.answerIt = done; })")
+    press_button(page, "Run")
+    press_button(page, "Run")
+    page.wait("window.sent.length === 1")
+    press_button(page, "Run")
+    press_button(page, "Backfill")
+    assert page.js("[document.querySelector('dialog'), window.sent.length]") == [None, 1]
+    page.js("document.querySelector('#refresh').click()")
+    page.wait(READY)
+    press_button(page, "Run")
+    assert page.js("[document.querySelector('dialog'), window.sent.length]") == [None, 1]
+    page.js('window.answerIt(new Response(\'{"dag_run_id": "manual__1"}\'))')
+    # Whether the DAG is paused is not known; the run has begun all the same.
+    page.wait("window.sent.length === 2")
+    page.js("window.answerIt(new Response('', {status: 500}))")
+    page.wait(f"{SAID} === 'Started: manual__1'")
+
+
+def test_what_a_button_has_said_stays_when_the_page_is_drawn_again(
+    page: Chromium, sample: Sample
+) -> None:
+    open_with_buttons(page, sample, "() => Promise.resolve(new Response('', {status: 401}))")
+    press_button(page, "Run")
+    press_button(page, "Run")
+    page.wait(f"{SAID}.includes('not logged in any more: nothing was started')")
+    page.js("document.querySelector('#refresh').click()")
+    page.wait(READY)
+    assert "nothing was started" in page.js(SAID)
+
+
+def test_a_range_that_ends_before_it_begins_is_not_sent(page: Chromium, sample: Sample) -> None:
+    open_with_buttons(page, sample, "() => Promise.resolve(new Response('{}'))")
+    press_button(page, "Backfill")
+    fill = (
+        "for (const [id, value] of Object.entries({}))"
+        " {{ document.getElementById(id).value = value;"
+        " document.getElementById(id).dispatchEvent(new Event('input')); }} 0"
+    )
+    for wrong in (
+        {"from": "2026-11-02T00:00"},
+        {"from": "2026-11-02T00:00", "until": "2026-11-01T00:00"},
+        {"from": "2026-11-02T00:00", "until": "2026-11-02T00:00"},
+    ):
+        page.js(fill.format(json.dumps(wrong)))
+        press_button(page, "Backfill")
+        assert page.js("[document.querySelectorAll('dialog').length, window.sent.length]") == [1, 0]
+    page.js(fill.format(json.dumps({"until": "2026-11-03T00:00"})))
+    press_button(page, "Backfill")
+    page.wait("window.sent.length > 0")
+    conf = json.loads(page.js("window.sent[0].body"))["conf"]
+    assert conf == {
+        "tables": ["orders"],
+        "interval_start": "2026-11-02T00:00:00Z",
+        "interval_end": "2026-11-03T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize("focused", ["[data-state=failed]", "thead button", "#targets"])
+def test_a_refresh_leaves_the_focus_on_what_has_it(page: Chromium, focused: str) -> None:
+    one = f"document.querySelector('{focused}')"
+    page.js(f"window.before = {one}; window.before.focus()")
+    page.js("document.querySelector('#refresh').click()")
+    page.wait(f"{one} !== window.before && {READY}")
+    assert page.js(f"document.activeElement === {one}")
 
 
 @pytest.mark.parametrize("view", VIEWS)

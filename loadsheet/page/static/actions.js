@@ -15,7 +15,8 @@ export async function run(action, request) {
   const started = await call("POST", `${dag}/dagRuns`, {
     logical_date: null, conf: confOf(action, request),
   });
-  const { is_paused: isPaused } = await call("GET", dag);
+  // The run has begun, whatever becomes of this question.
+  const { is_paused: isPaused } = await call("GET", dag).catch(() => ({}));
   const message = isPaused ? "The DAG is paused: the run begins once it is unpaused" : "";
   return { run_id: started.dag_run_id, message };
 }
@@ -51,6 +52,7 @@ async function call(method, path, body) {
   });
   const found = await answer.json().catch(() => ({}));
   if (answer.ok) return found;
+  if (answer.status === 401) throw new Error("You are not logged in any more: nothing was started.");
   if (answer.status === 403) throw new Error("Airflow does not allow you to start a run of this DAG.");
   const reason = found.detail ?? `Airflow answered ${answer.status}`;
   throw new Error(typeof reason === "string" ? reason : JSON.stringify(reason));

@@ -29,4 +29,7 @@ export const session = () => get("session");
 export const overview = (asksSource) => get(`pipelines${asksSource ? "" : "?source=no"}`);
 export const target = (pipeline, kind, name) =>
   get(`pipelines/${part(pipeline)}/targets/${kind}/${part(name)}`);
+// Airflow's alone: who may only look has no buttons.
+export const actions = (pipeline) => get(`pipelines/${part(pipeline)}/actions`);
+export const runs = (pipeline) => get(`pipelines/${part(pipeline)}/runs`);
 export const run = (pipeline, runId) => get(`pipelines/${part(pipeline)}/runs/${part(runId)}`);

@@ -12,9 +12,10 @@ const THEMES = ["system", "light", "dark"];
 const $ = (id) => document.getElementById(id);
 const main = $("main");
 
-let session = { mode: "local", actions: [], airflow_base: null, theme: "system" };
+let session = { mode: "local", airflow_base: null, theme: "system" };
 const isRecorded = () => session.mode === "recorded"; // the static site of `loadsheet docs`
 let known = null; // the last overview: shown at once when the address leads back to it
+let aboutOne = { runs: [] }; // of the pipeline that was shown last
 let asked = 0; // answers that come after a later question are dropped
 
 // #/p/PIPELINE, #/p/PIPELINE/table/NAME, #/p/PIPELINE/run/RUN; ?q=, state=, sort=, down=, page=
@@ -86,14 +87,16 @@ async function show({ again = false } = {}) {
 async function* pagesOf(where) {
   const options = { session, announce };
   if (where.kind === "overview") {
+    const more = where.pipeline && !isRecorded() ? aboutPipeline(where.pipeline) : null;
     const page = (found) => overviewPage(found, {
       ...options, pipeline: where.pipeline, view: where.view, changed: () => remember(where.view),
-      listsPipelines: isRecorded(),
+      about: aboutOne.pipeline === where.pipeline ? aboutOne : null,
       graph: isRecorded() && where.pipeline ? api.graph(where.pipeline) : null,
     });
     if (known) yield page(known);
     else yield page(await api.overview(false)); // the sources answer later
     known = await api.overview(true);
+    if (more) aboutOne = await more;
     tell(known.at);
     yield page(known);
   } else if (where.kind === "run") {
@@ -107,6 +110,17 @@ async function* pagesOf(where) {
     tell(found.at);
     yield targetPage(found, options);
   }
+}
+
+// The last runs of a pipeline, and its buttons; or why they are not known.
+async function aboutPipeline(pipeline) {
+  const inAirflow = session.mode === "airflow";
+  const unknown = (error) => ({ runs: [], unknown: error.message });
+  const [{ actions }, found] = await Promise.all([
+    inAirflow ? api.actions(pipeline).catch(() => ({ actions: [] })) : { actions: [] },
+    api.runs(pipeline).catch(unknown),
+  ]);
+  return { ...found, pipeline, actions };
 }
 
 // The new content, with the focus where it was: on the same link, field or button.

@@ -6,11 +6,14 @@ import {
   STATES, ago, lag, number, pipelineUrl, runUrl, targetUrl, time, watermark,
 } from "./format.js";
 import { buttons } from "./buttons.js";
+import { runs } from "./runs.js";
 
 const PAGE = 100;
 const ATTENTION = Object.keys(STATES);
 const MOST_DRAWN = 150;
 const MOST_MATCHES = 4;
+const MOST_TROUBLES = 10;
+const MOST_NAMES = 3;
 const HEALTHY = new Set(["current", "loaded"]);
 
 const COLUMNS = [
@@ -145,11 +148,13 @@ export function overviewPage(document, options) {
   }
   const targets = flatten({ ...document, pipelines: only });
   const page = [h("h1", null, options.pipeline ?? "Tables and marts")];
-  if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(only[0].actions ?? options.session.actions, only[0].name));
-  page.push(troubles(only, Boolean(options.pipeline)));
-  if (options.listsPipelines && !options.pipeline) page.push(section("Pipelines", pipelines(only)));
-  if (!targets.length) return [...page, notice("", "Nothing has been loaded yet.")];
-  page.push(list(targets, options));
+  const isRecorded = options.session.mode === "recorded";
+  const all = !options.pipeline && section("Pipelines", pipelines(only, isRecorded));
+  if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(options.about?.actions ?? [], only[0].name));
+  page.push(troubles(only, Boolean(options.pipeline)), isRecorded && all);
+  page.push(targets.length ? list(targets, options) : notice("", "Nothing has been loaded yet."));
+  if (options.about) page.push(section("Runs", runs(options.about)));
+  page.push(!isRecorded && all);
   if (options.graph) page.push(section("Lineage", whole(options)));
   return page;
 }
@@ -163,8 +168,9 @@ function whole({ graph, pipeline }) {
   return drawing(pipeline, known, null, null);
 }
 
-function pipelines(all) {
+function pipelines(all, isRecorded) {
   const count = (one, kind) => one.targets.filter((each) => each.kind === kind).length;
+  const failed = (one) => one.targets.filter((each) => each.state === "failed").length;
   const columns = [
     { head: "Pipeline", row: true, cell: (one) => h("a", { href: pipelineUrl(one.name) }, one.name) },
     { head: "Description", cell: (one) => one.description },
@@ -173,7 +179,9 @@ function pipelines(all) {
     { head: "Tables", numeric: true, cell: (one) => number(count(one, "table")) },
     { head: "Marts", numeric: true, cell: (one) => number(count(one, "transform")) },
   ];
-  return scrolling("Pipelines", table("All pipelines of this site", columns, all));
+  if (!isRecorded) columns.push({ head: "Failed", numeric: true, cell: (one) => number(failed(one)) });
+  const text = isRecorded ? "All pipelines of this site" : `All ${number(all.length)} pipelines`;
+  return scrolling("Pipelines", table(text, columns, all));
 }
 
 function pipelineFacts(one) {
@@ -186,20 +194,38 @@ function pipelineFacts(one) {
   ]);
 }
 
+function troublesOf(one) {
+  const texts = one.error ? [["bad", one.error]] : [];
+  if (one.unknown) texts.push(["bad", `the warehouse could not be asked: ${one.unknown}`]);
+  if (one.source_unknown) {
+    texts.push(["warn", `the source could not be asked: ${one.source_unknown}`]);
+  }
+  return [...texts, ...one.notes.map((note) => ["warn", note])];
+}
+
+// Each text once: a warehouse that is away is the trouble of all its pipelines.
 function troubles(pipelines, isOne) {
-  const found = pipelines.flatMap((one) => {
-    const link = isOne ? "" : [h("a", { href: pipelineUrl(one.name) }, one.name), ": "];
-    const texts = [];
-    if (one.error) texts.push(["bad", h("code", { class: "block" }, one.error)]);
-    if (one.unknown) texts.push(["bad", `the warehouse could not be asked: ${one.unknown}`]);
-    if (one.source_unknown) {
-      texts.push(["warn", `the source could not be asked: ${one.source_unknown}`]);
+  const found = new Map();
+  for (const one of pipelines) {
+    for (const [kind, text] of troublesOf(one)) {
+      if (!found.has(text)) found.set(text, { kind, text, names: [] });
+      found.get(text).names.push(one.name);
     }
-    for (const note of one.notes) texts.push(["warn", note]);
-    return texts.map(([kind, text]) => h("li", { class: kind }, link, text));
-  });
-  return found.length
-    ? section("Needs attention", h("ul", { class: "troubles", role: "list" }, found)) : null;
+  }
+  if (!found.size) return null;
+  const items = [...found.values()].map((one) => h("li", { class: one.kind },
+    !isOne && linksTo(one.names), h("span", { class: "text" }, one.text)));
+  const listed = (some) => h("ul", { class: "troubles", role: "list" }, some);
+  const rest = items.slice(MOST_TROUBLES);
+  return section("Needs attention", listed(items.slice(0, MOST_TROUBLES)),
+    rest.length > 0 && h("details", null, h("summary", { "data-key": "troubles" }, `${number(rest.length)} more`), listed(rest)));
+}
+
+function linksTo(names) {
+  const links = names.slice(0, MOST_NAMES).map((name, place) => [
+    place > 0 && ", ", h("a", { href: pipelineUrl(name) }, name)]);
+  const more = names.length - MOST_NAMES;
+  return [links, more > 0 && ` and ${number(more)} more pipelines`, ": "];
 }
 
 function list(targets, options) {
@@ -220,14 +246,16 @@ function list(targets, options) {
     COLUMNS.map((column) => h("option", { value: column.key }, column.head)));
   const heads = COLUMNS.map((column) => h("th", {
     scope: "col", role: "columnheader", class: column.numeric && "number",
-  }, h("button", { type: "button", onclick: () => sortBy(column.key) }, column.head)));
-  const grid = h("table", { role: "table", class: "cards overview", tabindex: "-1" },
+  }, h("button", {
+    type: "button", "data-key": `head ${column.key}`, onclick: () => sortBy(column.key),
+  }, column.head)));
+  const grid = h("table", { role: "table", id: "targets", class: "cards overview", tabindex: "-1" },
     h("caption", { class: "sr-only" }, "Tables and marts"),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
 
   function chip(state, text) {
     return h("button", {
-      type: "button", class: `chip ${state}`, "data-state": state,
+      type: "button", class: `chip ${state}`, "data-state": state, "data-key": `state ${state}`,
       onclick: () => update({ state, page: 0 }),
     }, text);
   }
@@ -271,7 +299,7 @@ function list(targets, options) {
     const range = found.length ? `${number(start + 1)} to ${number(start + shown.length)}` : "none";
     const text = `${range} of ${number(found.length)}`;
     const turn = (label, by, can) => h("button", {
-      type: "button", disabled: !can, onclick: () => turnPage(by),
+      type: "button", "data-key": label, disabled: !can, onclick: () => turnPage(by),
     }, label);
     pager.replaceChildren();
     append(pager, [h("span", null, text), pages > 1 && [

@@ -29,7 +29,7 @@ export function targetPage(one, options) {
     lateText(one) && notice("bad", lateText(one)),
     one.due && notice("warn", `The next run builds it: ${one.due}`),
     targetFacts(one, what),
-    buttons(one.actions ?? options.session.actions, one.pipeline, one),
+    buttons(one.actions ?? [], one.pipeline, one),
     !isRecorded && section(isTable ? "Loads" : "Builds", loads(one, what)),
     section("Columns and lineage", lineage(one, isTable ? "staging" : "mart")),
     isTable && one.in_spec !== false && section("Source table", sourceTable(one)),
