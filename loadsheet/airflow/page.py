@@ -143,7 +143,7 @@ def overview(
     questions: dict[Hashable, Work] = {}
     for warehouse, dag_ids in groups.items():
         asked = [files[dag_id] for dag_id in dag_ids]
-        question = partial(documents.overview, asked, ask_source=asks_source)
+        question = documents.Overview(asked, asks_source)
         questions["overview", asks_source, warehouse, *asked] = question
     found = _answers.get(questions)
     entries: dict[str, Document] = {}

@@ -57,16 +57,17 @@ def _not_in_time(conn_id: str) -> Connection:
 class _Reading:
     """One piece of work, in a thread of its own."""
 
+    work: Work
     answer: Future[Document] = field(default_factory=Future)
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
-    def start(self, work: Work) -> None:
-        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def _run(self, work: Work) -> None:
+    def _run(self) -> None:
         try:
-            answer = work(stored_connection)
+            answer = self.work(stored_connection)
         except Exception as error:
             self.ended = time.monotonic()
             self.answer.set_exception(error)
@@ -91,8 +92,8 @@ class Answers:
     def get(self, questions: dict[Hashable, Work]) -> list[Document]:
         """The answers, in the order of the questions, after LONGEST_WAIT at most.
 
-        Where one is missing by then, it is the last one, or else what `work` makes of connections
-        that do not answer. Raises what the work raises.
+        Where one is missing by then, it is the last one, or else what the work that has begun makes
+        of connections that do not answer. Raises what the work raises.
         """
         if not questions:
             return []
@@ -108,7 +109,7 @@ class Answers:
             elif key in self._last:
                 answers.append(self._last[key])
             else:
-                answers.append(questions[key](_not_in_time))
+                answers.append(reading.work(_not_in_time))
         return answers
 
     def _reading(self, key: Hashable, work: Work) -> _Reading:
@@ -121,9 +122,9 @@ class Answers:
                 self._last[key] = reading.answer.result()
             unfinished = [one for one in self._readings.values() if not one.answer.done()]
             if len(unfinished) >= _MOST_AT_ONCE:
-                return _Reading(began=_NEVER)
-            reading = self._readings[key] = _Reading()
-            reading.start(work)
+                return _Reading(work, began=_NEVER)
+            reading = self._readings[key] = _Reading(work)
+            reading.start()
             return reading
 
     def _forget_old(self) -> None:

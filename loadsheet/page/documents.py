@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,9 +57,33 @@ def overview(files: Sequence[Path], connections: Connections, ask_source: bool =
     A pipeline whose file is broken or whose warehouse cannot be asked is in it, with the reason.
     Without `ask_source` no source is asked, which is faster, and no table has a lag.
     """
-    with OverviewReader(connections, ask_source) as reader, ThreadPoolExecutor(_AT_ONCE) as pool:
-        pipelines = list(pool.map(reader.entry, files))
-    return finished({"at": datetime.now(UTC), "asked_source": ask_source, "pipelines": pipelines})
+    return Overview(files, ask_source)(connections)
+
+
+class Overview:
+    """What `overview` returns, for callers that cannot wait for all of it: called a second time,
+    with connections that do not answer, it has the pipelines that are known by then."""
+
+    def __init__(self, files: Sequence[Path], ask_source: bool):
+        self._files = files
+        self._ask_source = ask_source
+        self._known: dict[Path, Document] = {}
+
+    def __call__(self, connections: Connections) -> Document:
+        """The document."""
+        with (
+            OverviewReader(connections, self._ask_source) as reader,
+            ThreadPoolExecutor(_AT_ONCE) as pool,
+        ):
+            pipelines = list(pool.map(partial(self._entry, reader), self._files))
+        at = datetime.now(UTC)
+        return finished({"at": at, "asked_source": self._ask_source, "pipelines": pipelines})
+
+    def _entry(self, reader: OverviewReader, file: Path) -> Document:
+        entry = self._known.get(file) or reader.entry(file)
+        if not entry["unknown"]:
+            self._known[file] = entry
+        return entry
 
 
 def target(pipeline: Pipeline, connections: Connections, kind: str, name: str) -> Document:

@@ -91,6 +91,25 @@ def test_the_last_answer_is_shown_while_the_next_one_is_awaited(hanging: Server)
     hanging.answers.set()
 
 
+def test_who_cannot_wait_for_all_of_an_answer_gets_what_is_known_so_far(hanging: Server) -> None:
+    """The second question is not asked: its work knows nothing yet."""
+
+    class Halfway:
+        def __init__(self) -> None:
+            self.known = "nothing"
+
+        def __call__(self, connections: Connections) -> dict[str, Any]:
+            if connections is stored_connection:
+                self.known = "half"
+                hanging.answers.wait(60)
+            return {"known": self.known}
+
+    answers = Answers()
+    for _ in range(2):
+        assert answers.get({"overview": Halfway()}) == [{"known": "half"}]
+    hanging.answers.set()
+
+
 def test_an_answer_serves_all_who_ask_within_some_seconds(
     hanging: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

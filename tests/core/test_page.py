@@ -14,8 +14,9 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener
 import psycopg
 import pytest
 
+from loadsheet.connections.lookup import Connection
 from loadsheet.engine.runner import StepResult
-from loadsheet.errors import InputError
+from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.page import commits, documents
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -290,6 +291,21 @@ def test_many_pipelines_share_sessions_and_each_takes_few_statements(
     connected = [text for text in said if text.startswith("connected")]
     assert 1 <= len(connected) <= 4
     assert 24 * 5 < len(said) - len(connected) <= 24 * 18
+
+
+def test_an_overview_that_is_not_finished_has_the_pipelines_that_have_been_asked(
+    shop: Project,
+) -> None:
+    def away(conn_id: str) -> Connection:
+        raise ConnectionMissing(f"{conn_id} has not answered")
+
+    shop.succeed()
+    unfinished = documents.Overview([file_of(shop)], ask_source=False)
+    [before] = unfinished(away)["pipelines"]
+    assert "has not answered" in before["unknown"] and before["targets"] == []
+    [asked] = unfinished(shop.connections)["pipelines"]
+    assert asked["unknown"] is None and len(asked["targets"]) == 3
+    assert unfinished(away)["pipelines"] == [asked]
 
 
 def test_the_command_serves_the_page_to_who_has_its_address_and_ends_quietly(
