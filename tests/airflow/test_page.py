@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -346,25 +347,62 @@ def frame(expression: str) -> str:
 BUTTONS = frame("[...d.querySelectorAll('main .actions button')].map(one => one.textContent)")
 
 
+SAID = frame("d.querySelector('.said').textContent")
+ITEM = "dags/shop/tasks/load.load_item/plugin/loadsheet-task"
+TOTALS = "dags/shop/tasks/transform.transform_totals/plugin/loadsheet-task"
+RANGE = {"interval_start": "2026-11-02T00:00:00Z", "interval_end": "2026-11-03T00:00:00Z"}
+PRESSED = {
+    ITEM: {
+        "Run": {"tables": ["item"]},
+        "Full refresh": {"tables": ["item"], "full_refresh": True},
+        "Backfill": {"tables": ["item"], **RANGE},
+    },
+    TOTALS: {"Rebuild": {"transforms": ["totals"]}, "Verify": {"verify": ["totals"]}},
+}
+
+
+def press(browser: Chromium, label: str) -> str:
+    """Press the button of the page and that of its question; returns the id of the run."""
+    clicked = f".find(one => one.textContent === '{label}').click()"
+    browser.js(frame(f"[...d.querySelectorAll('main .actions button')]{clicked}"))
+    if label == "Backfill":
+        for name, value in zip(("from", "until"), RANGE.values(), strict=True):
+            browser.js(frame(f"d.getElementById('{name}').value = '{value[:16]}'"))
+    browser.js(frame("d.querySelector('dialog button').click()"))
+    browser.wait(f"{SAID}.length > 1")  # first it says "…"
+    said = browser.js(SAID)
+    found = re.search(r"manual__\S+?(?=\. )", said)
+    assert found, said
+    assert said.endswith("The DAG is paused: the run begins once it is unpaused")
+    return found[0]
+
+
+def run_of(site: Site, run_id: str) -> dict[str, Any]:
+    run = site.clients["op"].get(f"/api/v2/dags/shop/dagRuns/{quote(run_id)}")
+    return run.json()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("address", PRESSED)
+def test_each_button_starts_the_run_that_it_names(
+    browser: Chromium, site: Site, address: str
+) -> None:
+    for label, conf in PRESSED[address].items():
+        open_frame(browser, site, "op", address)
+        assert run_of(site, press(browser, label))["conf"] == conf, label
+
+
 def test_in_airflows_frame_a_button_starts_a_run_and_a_link_leads_out(
     browser: Chromium, site: Site
 ) -> None:
-    address = "dags/shop/tasks/load.load_item/plugin/loadsheet-task"
-    open_frame(browser, site, "viewer", address)
+    open_frame(browser, site, "viewer", ITEM)
     assert browser.js(BUTTONS) == []
-    open_frame(browser, site, "op", address)
+    open_frame(browser, site, "op", ITEM)
     assert browser.js(BUTTONS) == ["Run", "Full refresh", "Verify", "Backfill"]
-    browser.js(frame("d.querySelectorAll('main .actions button')[2].click()"))
-    browser.js(frame("d.querySelector('dialog button').click()"))
-    browser.wait(frame("d.querySelector('.said').textContent.startsWith('Started')"))
-    said = browser.js(frame("d.querySelector('.said').textContent"))
-    assert said.endswith("The DAG is paused: the run begins once it is unpaused")
-    run_id = re.search(r"manual__\S+?(?=\. )", said)
-    assert run_id
-    run = site.clients["op"].get(f"/api/v2/dags/shop/dagRuns/{quote(run_id[0])}").json()
+    run_id = press(browser, "Verify")
+    run = run_of(site, run_id)
     assert run["conf"] == {"tables": ["item"], "verify": ["item"]}
     assert (run["triggering_user_name"], run["triggered_by"]) == ("op", "ui")
-    browser.js(frame(f"d.location.hash = '#/p/shop/run/' + encodeURIComponent({run_id[0]!r})"))
+    browser.js(frame(f"d.location.hash = '#/p/shop/run/' + encodeURIComponent({run_id!r})"))
     browser.wait(frame("d.querySelector('a[target=_top]')"))
     browser.js(frame("d.querySelector('a[target=_top]').click()"))
     browser.wait("location.pathname.startsWith('/dags/shop/runs/manual__')")

@@ -165,6 +165,7 @@ def test_500_pipelines_are_shown_and_their_common_trouble_once(
     [away] = [text for text in page.js(troubles) if "does not answer" in text]
     assert away.startswith("p000, p001, p002 and 497 more pipelines: the warehouse could not")
     assert len(page.js(troubles)) == 3  # of the source, a note, and this
+    assert page.js("document.querySelector('[aria-labelledby=s-runs]')") is None
     go(page, "#/p/p499")
     assert page.js(ROWS) == 10
 

@@ -90,7 +90,7 @@ async function* pagesOf(where) {
     const more = where.pipeline && !isRecorded() ? aboutPipeline(where.pipeline) : null;
     const page = (found) => overviewPage(found, {
       ...options, pipeline: where.pipeline, view: where.view, changed: () => remember(where.view),
-      about: aboutOne.pipeline === where.pipeline ? aboutOne : null,
+      about: where.pipeline && aboutOne.pipeline === where.pipeline ? aboutOne : null,
       graph: isRecorded() && where.pipeline ? api.graph(where.pipeline) : null,
     });
     if (known) yield page(known);

@@ -69,9 +69,9 @@ function ask(action, pipeline, target, key) {
   const dialog = h("dialog", { "aria-labelledby": "question" });
   const form = h("form", { method: "dialog" }, heading,
     isMart && h("p", null, OF_ALL),
-    action === "backfill" && h("p", null,
-      h("label", { for: "from" }, "From (UTC) "), from, " ",
-      h("label", { for: "until" }, "until (UTC) "), until),
+    action === "backfill" && [
+      h("p", null, h("label", { for: "from" }, "From (UTC) "), from),
+      h("p", null, h("label", { for: "until" }, "Until (UTC) "), until)],
     h("div", { class: "actions" },
       h("button", { value: "yes", class: "primary" }, LABELS[action]),
       h("button", { value: "", formnovalidate: true }, "Cancel")));

@@ -149,7 +149,7 @@ export function overviewPage(document, options) {
   const targets = flatten({ ...document, pipelines: only });
   const page = [h("h1", null, options.pipeline ?? "Tables and marts")];
   const isRecorded = options.session.mode === "recorded";
-  const all = !options.pipeline && section("Pipelines", pipelines(only, isRecorded));
+  const all = !options.pipeline && (isRecorded || only.length > 1) && section("Pipelines", pipelines(only, isRecorded));
   if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(options.about?.actions ?? [], only[0].name));
   page.push(troubles(only, Boolean(options.pipeline)), isRecorded && all);
   page.push(targets.length ? list(targets, options) : notice("", "Nothing has been loaded yet."));

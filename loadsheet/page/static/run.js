@@ -54,7 +54,7 @@ function stepTable(one, steps, areLoads) {
     { head: areLoads ? "Table" : "Mart", row: true, cell: (step) =>
       h("a", { href: targetUrl(one.pipeline, step.kind, step.name) }, step.name) },
     { head: "Committed", cell: (step) => time(step.at) },
-    { head: "How", cell: (step) => step.how },
+    { head: "How", cell: (step) => h("span", { class: "word" }, step.how) },
     ...rowColumns(areLoads),
     { head: "Share", cell: (step) => h("span", {
       class: "meter", "aria-hidden": "true", title: duration(step.seconds),

@@ -111,7 +111,7 @@ function loadTable(one, shown, what) {
     { head: "Number", row: true, numeric: true, cell: (load) => String(load.number) },
     { head: "Committed", cell: (load) => time(load.at) },
     { head: "Run", cell: (load) => h("a", { href: runUrl(one.pipeline, load.run_id) }, load.run_id) },
-    { head: "How", cell: (load) => load.how },
+    { head: "How", cell: (load) => h("span", { class: "word" }, load.how) },
     ...rowColumns(one.kind === "table"),
   ];
   if (one.kind === "table") columns.push({ head: "Held back by", cell: (load) => load.held_by });
