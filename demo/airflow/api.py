@@ -96,6 +96,10 @@ class Api:
         """Let the scheduler run the DAG."""
         self.call("PATCH", f"dags/{dag_id}", json={"is_paused": False})
 
+    def pause(self, dag_id: str) -> None:
+        """Let the scheduler start no more runs of the DAG."""
+        self.call("PATCH", f"dags/{dag_id}", json={"is_paused": True})
+
     def trigger(
         self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None
     ) -> str:

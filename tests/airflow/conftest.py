@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.servers import SlackReceiver
-from tests.services import connection, database, postgres, project, s3, two_databases  # noqa: F401
+from demo.servers import PostgresServer, S3Server, SlackReceiver
+from tests import canaries
+from tests.airflow.world import World, flights_world
+from tests.services import *  # noqa: F403
 
 REPO = Path(__file__).resolve().parents[2]
+SHARING_WORLD = ("test_assets.py", "test_end_to_end.py")
 _HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")
 os.environ.update(
     AIRFLOW_HOME=_HOME,
@@ -30,7 +33,11 @@ with warnings.catch_warnings():  # dag-factory 1.1 tries Airflow 2's import path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Warnings are errors here too, but not those that Airflow and dag-factory give themselves."""
+    """Warnings are errors here too, but not those that Airflow and dag-factory give themselves.
+
+    The modules that share `world` come last: its Airflow would go on working beside all others.
+    """
+    items.sort(key=lambda item: item.path.name in SHARING_WORLD)
     for item in items:
         if item.path.is_relative_to(REPO / "tests" / "airflow"):
             item.add_marker(
@@ -41,6 +48,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish() -> None:
     """Leave no home behind."""
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def arguments() -> Iterator[dict[str, str]]:
+    """The command lines of all processes of this machine, from before the Airflow of `world`
+    starts."""
+    with canaries.process_arguments(every=0.5) as seen:
+        yield seen
+
+
+@pytest.fixture(scope="session")
+def world(
+    arguments: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres: PostgresServer,
+    s3: S3Server,
+) -> Iterator[World]:
+    """The source has data, the warehouse is empty, Airflow has read the pipelines: for several
+    modules, as an Airflow takes 30 s of a core to start. Each leaves its DAGs paused."""
+    folders = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("airflow")
+    with flights_world(*folders, postgres, s3, bookings=300) as world:
+        yield world
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ changed, and only then."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from loadsheet.airflow.assets import publish
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import Step
 from loadsheet.spec.pipeline_file import load_pipeline
-from tests.airflow.world import ask, copy_project, wait_for
+from tests.airflow.world import World, ask, connection, wait_for
 from tests.granted import Granted
 from tests.project import Project
 
@@ -88,41 +89,45 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+    world: World,
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres: PostgresServer,
+    s3: S3Server,
 ) -> Iterator[Shop]:
     """Nothing has run."""
-    databases = ("shop_source", "shop_warehouse", "shop_airflow")
-    source, warehouse, metadata = (postgres.create_database(name) for name in databases)
+    databases = ("shop_source", "shop_warehouse")
+    source, warehouse = (postgres.create_database(name) for name in databases)
     with psycopg.connect(source) as session:
         session.execute(SOURCE)
-    project = copy_project(tmp_path_factory.mktemp("project"))
-    for other in (project / "pipelines").iterdir():
-        (other / "pipeline.yml").unlink()
+    api = world.airflow.api
+    written = tmp_path_factory.mktemp("shop")
     for name, text in PIPELINES.items():
-        folder = project / "pipelines" / name
+        folder = written / "pipelines" / name
         (folder / "sql").mkdir(parents=True)
         (folder / "pipeline.yml").write_text(text)
-    sql = project / "pipelines"
+    sql = written / "pipelines"
     (sql / "shop" / "sql" / "totals.sql").write_text("SELECT count(*) AS items FROM item")
     (sql / "report" / "sql" / "summed.sql").write_text("SELECT sum(items) AS n FROM mart.totals")
-    granted = Granted(project)
-    lake = {
-        "conn_type": "generic",
-        "login": s3.access_key,
-        "password": s3.secret_key,
-        "extra": {"endpoint_url": s3.endpoint},
-    }
-    connections = {
-        "AIRFLOW_CONN_SHOP_SOURCE": granted.login("source", source),
-        "AIRFLOW_CONN_SHOP_WAREHOUSE": granted.login("warehouse", warehouse),
-        "AIRFLOW_CONN_SHOP_LAKE": json.dumps(lake),
-    }
-    home = tmp_path_factory.mktemp("airflow")
-    with Airflow(home, project, metadata, extra=connections) as airflow:
-        for name in PIPELINES:
-            airflow.wait_for_dag(name, 240)
-            airflow.api.unpause(name)
-        yield Shop(project, airflow, source, warehouse)
+    granted = Granted(written)
+    for conn_id, login in (
+        ("shop_source", granted.login("source", source)),
+        ("shop_warehouse", granted.login("warehouse", warehouse)),
+    ):
+        given = connection(conn_id, login)
+        server = {name: getattr(given, name) for name in ("host", "port", "login", "password")}
+        body = {"conn_type": "postgres", "schema": given.schema, **server}
+        api.call("POST", "connections", json={"connection_id": conn_id, **body})
+    lake = {"conn_type": "generic", "login": s3.access_key, "password": s3.secret_key}
+    extra = json.dumps({"endpoint_url": s3.endpoint})
+    api.call("POST", "connections", json={"connection_id": "shop_lake", **lake, "extra": extra})
+    shutil.copytree(sql, world.project / "pipelines", dirs_exist_ok=True)
+    for name in PIPELINES:
+        world.airflow.wait_for_dag(name, 240)
+        api.unpause(name)
+    yield Shop(world.project, world.airflow, source, warehouse)
+    for name in PIPELINES:
+        api.pause(name)
+        shutil.rmtree(world.project / "pipelines" / name)
     for name in databases:
         postgres.drop_database(name)
 

@@ -1,6 +1,5 @@
-"""Data intervals in a real Airflow: the scheduler's own run, a week's backfill with its default
-flags, cleared days, the DAGs that run after each of them, and the command that reads what was left
-out."""
+"""Data intervals in a real Airflow: the scheduler's own run, a backfill with its default flags,
+cleared days, the DAGs that run after each of them, and the command that reads what was left out."""
 
 from __future__ import annotations
 
@@ -20,6 +19,10 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.status.models import MissingInterval
 from loadsheet.status.warehouse import warehouse_status
 from tests.airflow.world import World, ask, connection, flights_world, wait_for
+from tests.faults.scale import scaled
+
+# As many as Airflow runs tasks at a time here: all of them begin together.
+DAYS = scaled(4, 7)
 
 # A DAG for each kind of reader. Only the scheduler has work with their tasks.
 READERS = """
@@ -91,14 +94,14 @@ def scheduled(world: World) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
-    """A week's backfill as the documentation shows it, with its default flags, while a run is
+    """A backfill of DAYS as the documentation shows it, with its default flags, while a run is
     triggered for today; then two of its days are cleared. It leaves out the day before
     yesterday."""
     api = world.airflow.api
     yesterday = datetime.fromisoformat(scheduled["data_interval_start"])
     with psycopg.connect(world.source) as session:
         session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 50")
-    first, last = (yesterday - timedelta(days=days) for days in (8, 2))
+    first, last = (yesterday - timedelta(days=days) for days in (DAYS + 1, 2))
     dates = ("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}")
     world.airflow.run("backfill", "create", "--dag-id", "daily", *dates)
     api.call(
@@ -107,7 +110,7 @@ def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
         # Airflow waits for a date in the future, which an hour of today may still be.
         json={"logical_date": (yesterday + timedelta(days=1, seconds=1)).isoformat()},
     )
-    wait_for_runs(world, 9)
+    wait_for_runs(world, DAYS + 2)
     with psycopg.connect(world.source) as session:
         session.execute("UPDATE sensors.readings SET value = 2")
         session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 10")
@@ -115,7 +118,7 @@ def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
     for run in days[:2]:
         path = f"dags/daily/dagRuns/{run['dag_run_id']}/clear"
         api.call("POST", path, json={"dry_run": False})
-    wait_for_runs(world, 9)
+    wait_for_runs(world, DAYS + 2)
     return {"first": first, "cleared": days[1]["data_interval_end"], "yesterday": yesterday}
 
 
@@ -161,15 +164,15 @@ def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[st
     )
     assert {state for _, state in states} <= {"success", "skipped"}, states
     assert {run["state"] for run in runs_of(world)} == {"success"}
-    assert states["load.load_readings", "success"] == 9
+    assert states["load.load_readings", "success"] == DAYS + 2
     query = "SELECT at, value FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
     cleared = backfilled["first"], backfilled["cleared"]
     assert len(ask(world.source, query, *cleared)) == 8
     assert ask(world.warehouse, query, *cleared) == ask(world.source, query, *cleared)
     query = "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
-    week = backfilled["first"], backfilled["first"] + timedelta(days=7)
-    assert len(ask(world.source, query, *week)) == 28
-    assert ask(world.warehouse, query, *week) == ask(world.source, query, *week)
+    filled = backfilled["first"], backfilled["first"] + timedelta(days=DAYS)
+    assert len(ask(world.source, query, *filled)) == 4 * DAYS
+    assert ask(world.warehouse, query, *filled) == ask(world.source, query, *filled)
     journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
     assert ask(world.warehouse, journal) == ask(world.source, journal)
 

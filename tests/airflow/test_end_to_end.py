@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +19,6 @@ import pytest
 from demo.airflow import Api
 from demo.airflow.api import FINAL_RUN
 from demo.flights import a_day_passes
-from demo.servers import PostgresServer, S3Server
 from loadsheet.spec.dependencies import transform_inputs
 from tests import canaries
 from tests.airflow import secrets_kept, shown
@@ -29,12 +27,10 @@ from tests.airflow.world import (
     Run,
     World,
     ask,
-    flights_world,
     wait_for,
     with_facts,
 )
 
-BOOKINGS = 300
 WAITING = (
     "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     " AND application_name = 'loadsheet:extract'"
@@ -95,27 +91,10 @@ def clear(world: World, run: Run, task_id: str, include_downstream: bool = False
     world.airflow.api.call("POST", f"dags/{DAG_ID}/clearTaskInstances", json=asked)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def arguments() -> Iterator[dict[str, str]]:
-    """The command lines of all processes of this machine, from before Airflow starts."""
-    with canaries.process_arguments(every=0.5) as seen:
-        yield seen
-
-
-@pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
-) -> Iterator[World]:
-    """The source has data, the warehouse is empty, Airflow has read the DAG."""
-    folder = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("airflow")
-    with flights_world(*folder, postgres, s3, BOOKINGS) as world:
-        world.airflow.api.unpause(DAG_ID)
-        yield world
-
-
 @pytest.fixture(scope="module")
 def first(world: World) -> Run:
     """The first run."""
+    world.airflow.api.unpause(DAG_ID)
     run = world.run()
     return compared(world, run)
 

@@ -27,8 +27,8 @@ from loadsheet.plan.steps import build_plan
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow import secrets_kept
-from tests.airflow.conftest import REPO
 from tests.granted import printed, run_each
+from tests.project import ROOT
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
@@ -299,8 +299,8 @@ def copy_project(folder: Path) -> Path:
     """The bundle as in this repository, but flights runs only when told to; and more pipelines
     beside it."""
     for name in BUNDLE:
-        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / ".airflowignore", folder)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
     for name, text in (
