@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -40,8 +41,21 @@ class Seen:
     rows: dict[tuple[int, int], dict[str, Image]]
 
 
-def look(
-    dsn: str,
+def opened(dsn: str) -> psycopg.Connection:
+    """A session under the settings of both sides, for many looks."""
+    return psycopg.connect(
+        dsn, options=_OPTIONS, client_encoding="UTF8", autocommit=True, prepare_threshold=None
+    )
+
+
+def look(dsn: str, table: Relation, *what: Any, **how: Any) -> Seen:
+    """`seen` by a session of its own."""
+    with opened(dsn) as session:
+        return seen(session, table, *what, **how)
+
+
+def seen(
+    session: psycopg.Connection,
     table: Relation,
     names: Sequence[str] = (),
     binary: Sequence[str] = (),
@@ -54,17 +68,16 @@ def look(
     `shown` has SQL to show a column by, `{}` being its name, where its own output is not what must
     arrive. `order` is SQL by which rows are told apart.
     """
-    with psycopg.connect(dsn, options=_OPTIONS, client_encoding="UTF8") as session:
-        types = dict(session.execute(_COLUMNS, (table.sql,)).fetchall())
-        names = names or list(types)
-        source = f"{table.sql} ORDER BY {order}"
-        ids = [row[0] for row in session.execute(f"SELECT id FROM {source}").fetchall()]
-        texts = _fetch(
-            session, [shown.get(name, "{}").format(ident(name)) for name in names], source, 0
-        )
-        images = _fetch(
-            session, [ident(name) if name in binary else "NULL" for name in names], source, 1
-        )
+    types = dict(session.execute(_COLUMNS, (table.sql,)).fetchall())
+    names = names or list(types)
+    source = f"{table.sql} ORDER BY {order}"
+    ids = [row[0] for row in session.execute(f"SELECT id FROM {source}").fetchall()]
+    texts = _fetch(
+        session, [shown.get(name, "{}").format(ident(name)) for name in names], source, 0
+    )
+    images = _fetch(
+        session, [ident(name) if name in binary else "NULL" for name in names], source, 1
+    )
     rows: dict[tuple[int, int], dict[str, Image]] = {}
     for i, text, image in zip(ids, texts, images, strict=True):
         rows[i, sum(i == known for known, _ in rows)] = dict(

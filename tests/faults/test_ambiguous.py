@@ -152,7 +152,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
     line = tally("the answer to a load's COMMIT lost")
-    for number in range(scaled(8, 100)):
+    for number in range(scaled(4, 100)):
         by_hand.project.in_source(CHANGE)
         load_id = by_hand.step("extract", f"run {number}").load_id
         with behind(by_hand, losing_answers(COMMIT)) as step:
@@ -169,7 +169,7 @@ def test_a_commit_that_never_arrived_is_reported_as_a_failure_and_retried(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
     line = tally("a load's COMMIT lost on its way")
-    for number in range(scaled(3, 100)):
+    for number in range(scaled(2, 100)):
         by_hand.project.in_source(CHANGE)
         load_id = by_hand.step("extract", f"run {number}").load_id
         with behind(by_hand, never_sent(COMMIT)) as step:
@@ -234,7 +234,7 @@ def test_an_extract_that_does_not_hear_of_its_fence_or_seal_asks_again_or_is_ret
 ) -> None:
     """It asks in another session: one that was ended because it was idle looks the same."""
     line = tally("an extract's fence or seal, or the answer to it, lost")
-    for number in range(scaled(4, 50)):
+    for number in range(scaled(2, 50)):
         by_hand.project.in_source(CHANGE)
         with behind(by_hand, fault((FENCE, SEAL)[number % 2])) as step:
             result = step("extract", f"run {number}")

@@ -41,7 +41,7 @@ SELECT (SELECT md5(string_agg(s::text, ',' ORDER BY table_name)) FROM loadsheet.
        (SELECT array_agg(relname ORDER BY relname) FROM pg_class
         WHERE relnamespace = 'staging'::regnamespace)
 """
-HEAL_EVERY = 50
+HEAL_EVERY = scaled(15, 50)
 FAULT = "objects of the lake truncated, flipped, swapped, replayed, edited, removed"
 
 
@@ -235,7 +235,7 @@ def test_every_mutation_of_the_lake_is_noticed_and_none_committed(
 ) -> None:
     line = tally(FAULT)
     project, before = attempts.by_hand.project, attempts.state()
-    for number in range(scaled(60, 500)):
+    for number in range(scaled(30, 500)):
         kind = list(MUTATIONS)[number % len(MUTATIONS)]
         changed = MUTATIONS[kind](attempts, chance)
         touched = {name: data for name, data in changed.items() if data != attempts.objects[name]}

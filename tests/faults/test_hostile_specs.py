@@ -126,7 +126,7 @@ def test_tables_keys_and_cursors_of_hostile_names_arrive_whole(
     project: Project, chance: random.Random
 ) -> None:
     names = fitting(project, {"_load_id", "sentinel", "_loadsheet_1", "ctid", "xmin", "tableoid"})
-    names = chance.sample(names, scaled(24, len(names)))
+    names = chance.sample(names, scaled(16, len(names)))
     print(f"{len(names)} names")
     for start in range(0, len(names), 60):
         _carry(project, names[start : start + 60], chance)
@@ -190,7 +190,7 @@ def test_what_the_check_takes_in_any_field_runs_or_is_refused_in_words(
     )
     pairs = [(field, value) for field in REACHING for value in VALUES]
     ran = 0
-    for field, value in chance.sample(pairs, scaled(90, len(pairs))):
+    for field, value in chance.sample(pairs, scaled(60, len(pairs))):
         document = hostile_spec.placed(field, value)
         if field[:2] != ("lake", "bucket"):
             document["lake"]["bucket"] = project.bucket

@@ -27,7 +27,7 @@ ROWS = scaled(
     {"merged": 400_000, "appended": 200_000, "swapped": 350_000, "viewed": 25_000},
 )
 PART_BYTES = scaled(64 << 10, 4 << 20)
-WORKERS, S3_SERVERS, BACKENDS = scaled((10, 4, 4), (200, 50, 50))
+WORKERS, S3_SERVERS, BACKENDS = scaled((6, 3, 3), (200, 50, 50))
 LONG_RUN = pytest.mark.timeout(scaled(600, 7200))
 # What a crash of PostgreSQL keeps is what this test assumes: a commit that was reported is not lost
 # with the server's memory, and a page half written by a killed process is mended. The disk itself

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import psycopg
 import pyarrow as pa
@@ -17,7 +18,7 @@ from loadsheet.errors import Refused
 from loadsheet.lake import postgres_text
 from loadsheet.lake.frame import batches
 from loadsheet.lake.parquet import Encoder, decode, from_csv, schema_of
-from loadsheet.postgres import connect_source, connect_warehouse
+from loadsheet.postgres import Session, connect_source, connect_warehouse
 from loadsheet.source import catalog
 from loadsheet.spec.models import Table
 from loadsheet.sql.copying import (
@@ -31,7 +32,7 @@ from loadsheet.sql.copying import (
 from loadsheet.sql.extensions import Offered
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column, unfit
-from tests.faults.fidelity import look, silent
+from tests.faults.fidelity import look, opened, seen, silent
 from tests.faults.hard_values import HARD, TYPES, Hard
 from tests.faults.oracle import Verdict
 from tests.faults.scale import scaled
@@ -71,7 +72,7 @@ def hard(project: Project) -> Project:
 
 
 def test_every_hard_value_comes_back_or_is_refused(
-    hard: Project, tally: Callable[[str], Tally]
+    hard: Project, ends: Ends, tally: Callable[[str], Tally]
 ) -> None:
     problems, types, values = [], set(), set()
     for value, columns, rows in _extracted(hard):
@@ -86,7 +87,7 @@ def test_every_hard_value_comes_back_or_is_refused(
             assert f"column {value.name} (" in str(refused)
             values.add(value.name)
             continue
-        problems += _differences(hard, value, columns, decode(stored))
+        problems += _differences(ends, value, columns, decode(stored))
     assert not problems, "\n".join(problems)
     assert {t for t in types if not t.endswith("[]")} == TYPES_REFUSED
     assert {h.type for h in HARD if h.type.endswith("[]")} <= types
@@ -95,7 +96,7 @@ def test_every_hard_value_comes_back_or_is_refused(
 
 
 def test_as_arrow_reads_csv_by_itself_values_change_silently(
-    hard: Project, tally: Callable[[str], Tally]
+    hard: Project, ends: Ends, tally: Callable[[str], Tally]
 ) -> None:
     """The control: the same library, left to guess."""
     changed = set()
@@ -107,7 +108,7 @@ def test_as_arrow_reads_csv_by_itself_values_change_silently(
             )
             guessed = pyarrow.csv.read_csv(pa.BufferReader(rows), names)
             pyarrow.parquet.write_table(guessed, stored)
-            if _differences(hard, value, columns, decode(bytes(stored.getvalue()))):
+            if _differences(ends, value, columns, decode(bytes(stored.getvalue()))):
                 changed.add(value.name)
         except (pa.ArrowException, psycopg.DataError):
             continue
@@ -226,11 +227,31 @@ def _extracted(
                 yield value, columns, b"".join(copy)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """Sessions that look at every value: new ones for each made 7 s of a core 12."""
+
+    loading: Session
+    source: psycopg.Connection
+    warehouse: psycopg.Connection
+
+
+@pytest.fixture
+def ends(hard: Project) -> Iterator[Ends]:
+    with (
+        connect_warehouse(hard.connections("warehouse")) as loading,
+        opened(hard.source) as source,
+        opened(hard.warehouse) as warehouse,
+    ):
+        yield Ends(loading, source, warehouse)
+
+
 def _differences(
-    project: Project, value: Hard, columns: tuple[Column, ...], csv: Iterator[bytes]
+    ends: Ends, value: Hard, columns: tuple[Column, ...], csv: Iterator[bytes]
 ) -> list[str]:
     """Loaded as the product loads csv; compared as the servers show it."""
-    with connect_warehouse(project.connections("warehouse")) as session, session.transaction():
+    session = ends.loading
+    with session.transaction():
         session.execute("DROP TABLE IF EXISTS public.hard")
         session.execute(
             f"CREATE TABLE public.hard ({', '.join(f'{ident(c.name)} {c.type}' for c in columns)})"
@@ -243,6 +264,6 @@ def _differences(
                 copy.write(block)
     names, same = [c.name for c in columns], [] if value.lands else [value.name]
     return silent(
-        look(project.source, TABLE, names, same, {value.name: value.shown}),
-        look(project.warehouse, TABLE, names, same),
+        seen(ends.source, TABLE, names, same, {value.name: value.shown}),
+        seen(ends.warehouse, TABLE, names, same),
     )

@@ -478,7 +478,7 @@ def test_pgbouncer_restarted_at_any_moment_of_a_run_loses_and_doubles_nothing(
         behind.succeed()
         usual = time.monotonic() - began
         failed = 0
-        for _ in range(scaled(3, 40)):
+        for _ in range(scaled(2, 40)):
             project.in_source("UPDATE visit SET f = f + 0.1, at = now() WHERE id < 20")
             project.in_source("UPDATE large SET f = f + 0.1 WHERE id < 20000")
             project.in_source(

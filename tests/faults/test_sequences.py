@@ -477,7 +477,7 @@ def test_after_any_sequence_staging_is_what_the_model_says(
     prove: Any, tally: Callable[[str], Tally]
 ) -> None:
     line = tally(LINE)
-    prove(scaled(25, 2000), lambda verdicts: line.add(*verdicts))
+    prove(scaled(16, 2000), lambda verdicts: line.add(*verdicts))
     assert not (line.lost or line.doubled)
 
 

@@ -97,7 +97,7 @@ def test_a_load_that_wakes_up_after_its_retry_writes_nothing(
 ) -> None:
     line = tally("a load stopped (SIGSTOP), its retry commits, the load wakes up")
     longest = 0.0
-    for number in range(scaled(6, 100)):
+    for number in range(scaled(4, 100)):
         whole = chance.random() < 0.3
         point = chance.choice([*(REPLACING if whole else MERGING), RANDOM])
         before = watermark(by_hand.project)
@@ -447,7 +447,7 @@ def test_runs_that_overlap_never_put_an_older_row_over_a_newer_one(
     project.spec({table: {"incremental": "at"} for table in TABLES})
     project.succeed()
     line = tally("backfill, increment, full refresh and repair at once, beside a writer")
-    rounds = scaled(4, 150)
+    rounds = scaled(3, 150)
     loads: dict[str, int] = dict.fromkeys(KINDS, 0)
 
     def runs(kind: str) -> None:
