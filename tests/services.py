@@ -49,6 +49,7 @@ def postgres() -> Iterator[PostgresServer]:
     else:
         pytest.skip("PostgreSQL 15 of Debian's packages is not installed")
     with server:
+        server.keep_session()
         yield server
 
 

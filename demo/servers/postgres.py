@@ -69,6 +69,8 @@ class PostgresServer(embedded.EmbeddedServer):
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
         is_fast = not durable and version >= _FAST_LOGIN_SINCE
         self._login = embedded.FAST_LOGIN if is_fast else embedded.LOGIN
+        self._keeps_session = False
+        self._session: psycopg.Connection | None = None
 
     def _place(self, scratch: Path) -> Path:
         home = self._wanted or scratch / "cluster"
@@ -160,6 +162,35 @@ class PostgresServer(embedded.EmbeddedServer):
         """Drop the database, ending whatever still uses it."""
         self._administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
 
+    def keep_session(self) -> None:
+        """Create and drop all databases in one session: a new one takes 6 ms of a core."""
+        self._keeps_session = True
+
+    def stop(self) -> None:
+        """Stop the server and remove its temporary files. A second call does nothing."""
+        self._end_session()
+        super().stop()
+
     def _administer(self, statement: LiteralString, name: str) -> None:
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+        session = self._administrator()
+        try:
+            session.execute(sql.SQL(statement).format(sql.Identifier(name)))
+        finally:
+            if not self._keeps_session:
+                self._end_session()
+
+    def _administrator(self) -> psycopg.Connection:
+        """The session in `postgres`; another one if the server has ended it."""
+        if self._session:
+            try:
+                self._session.execute("SELECT 1")
+                return self._session
+            except psycopg.OperationalError:
+                self._end_session()
+        self._session = psycopg.connect(self.dsn("postgres"), autocommit=True)
+        return self._session
+
+    def _end_session(self) -> None:
+        if self._session:
+            self._session.close()
+            self._session = None
