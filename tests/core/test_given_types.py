@@ -107,19 +107,24 @@ def begin(project: Project, names: dict[str, tuple[str, str]], kinds: dict[str, 
     project.in_source("; ".join(create))
     project.spec({name: copy.deepcopy(MODES[mode][1]) for name, (_, mode) in names.items()})
     project.succeed()
-    for name, (kind, _) in names.items():
-        change = kinds[kind].format(t=f"staging.{name}", name=name, d=f"public.{name}_d")
-        project.in_warehouse(change)
+    project.in_warehouse(
+        "; ".join(
+            kinds[kind].format(t=f"staging.{name}", name=name, d=f"public.{name}_d")
+            for name, (kind, _) in names.items()
+        )
+    )
 
 
 def change_source(project: Project, names: dict[str, tuple[str, str]], number: int) -> None:
+    changes = []
     for name, (_, mode) in names.items():
-        project.in_source(
+        changes.append(
             f"INSERT INTO {name} (id, what, n, big, price)"
             f" VALUES ({20 + number}, 'new', {number}, {100 + number}, 1.25)"
         )
         if mode != "log":
-            project.in_source(f"UPDATE {name} SET what = 'changed {number}', at = now() WHERE id=7")
+            changes.append(f"UPDATE {name} SET what = 'changed {number}', at = now() WHERE id=7")
+    project.in_source("; ".join(changes))
 
 
 def wrong(project: Project, names: dict[str, tuple[str, str]]) -> list[str]:

@@ -312,11 +312,7 @@ def create(project: Project, forms: dict[str, str]) -> dict[str, str]:
     """Make the tables and the view of each form; returns the name of each."""
     for case, name in names(forms).items():
         view, _, below = forms[case].partition("; ")
-        if below:
-            project.in_source(fill(TABLES, name) + ";" + fill(below, name))
-        else:
-            project.in_source(fill(TABLES, name))
-        project.in_source(fill(A_VIEW + view, name))
+        project.in_source(fill("; ".join([TABLES, below, A_VIEW + view]), name))
     # A function in a view reads as the role that asks.
     project.in_source(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {project.extractor}")
     return names(forms)
@@ -370,8 +366,8 @@ def test_a_view_in_which_rows_may_appear_late_needs_a_lookback(project: Project)
 def histories(project: Project, tables: dict[str, str]) -> None:
     """Two runs, and in between what lets old rows appear."""
     assert project.run() is not None
-    for case, name in tables.items():
-        project.in_source(fill(LATE[case][1] or "SELECT", name))
+    changes = (fill(LATE[case][1] or "SELECT", name) for case, name in tables.items())
+    project.in_source("; ".join(changes))
     project.run()
 
 
@@ -444,8 +440,7 @@ def test_a_view_of_a_row_and_its_own_columns_is_read(project: Project) -> None:
     assert errors_of_plan(project) == {}
     project.succeed()
     for write in WRITES:
-        for name in tables.values():
-            project.in_source(fill(write, name))
+        project.in_source("; ".join(fill(write, name) for name in tables.values()))
         project.succeed()
     # What a row no longer shows stays, as a row that was deleted does.
     assert lost(project, tables) == {}

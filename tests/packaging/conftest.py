@@ -70,6 +70,7 @@ def airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environmen
             "LOADSHEET_CACHE": str(home / "cache"),
             "COLUMNS": "200",
         },
+        "--without-pip",
     )
     install_beside(made, wheel, Path(sysconfig.get_paths()["purelib"]))
     return replace(made, seconds=time.monotonic() - began)
