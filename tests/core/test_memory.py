@@ -20,7 +20,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 
 
 # More than 64 MiB at once: both sizes are read by two readers.
-ROWS = 220_000
+ROWS = 185_000
 WIRES = ("auto", "parquet")
 HASH = "encode(sha512(random()::text::bytea), 'hex')"
 
@@ -38,7 +38,7 @@ def peak_kib(project: Project, *command: str) -> int:
 
 
 def fill(project: Project, rows: int) -> None:
-    # Hashes hardly compress: every 25,000 of these rows fill a part.
+    # Hashes hardly compress: every 21,000 of these rows fill a part.
     project.in_source(
         "INSERT INTO big SELECT coalesce((SELECT max(id) FROM big), 0) + i,"
         f" {' || '.join([HASH] * 3)} FROM generate_series(1, {rows}) i"
@@ -66,7 +66,7 @@ def test_three_times_the_rows_need_no_more_memory(project: Project) -> None:
     for wire in WIRES:
         # A worker that does one step needs at most 160 MB (`bench.memory`); this one process does
         # all of them. Which buffers are full at once is chance (102 to 117 MB were seen with
-        # `auto`), and whoever held the added rows would hold 150 MB more.
+        # `auto`), and whoever held the added rows would hold 140 MB more.
         assert max(small[wire], large[wire]) - idle < 180_000, wire
         assert large[wire] - small[wire] < 40_000, wire
 
