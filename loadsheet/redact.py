@@ -31,7 +31,12 @@ MASK = "***"
 _ROW_DATA = re.compile(r"^[ \t]*(DETAIL|CONTEXT|QUERY|STATEMENT):.*", re.MULTILINE | re.DOTALL)
 # Every pattern takes linear time: the owner of a view decides what text a server sends, and how
 # much of it.
-_BAD_VALUE = re.compile(r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )".*"', re.DOTALL)
+# What is masked already is left alone: a report may quote the cleaned errors of many tables, and
+# from the first quote to the last are all lines between them.
+_BAD_VALUE = re.compile(
+    r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )"(?!\*\*\*").*"', re.DOTALL
+)
+_MASKED_VALUE = f'value "{MASK}" is out of range'
 _OUT_OF_RANGE = 'value "', '" is out of range'
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
@@ -45,7 +50,9 @@ _ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 _SECRET_KEY = re.compile(
-    "pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE
+    "pass|pwd|secret|token|credential|api[_-]?key|access[_-]?key|private[_-]?key|^options$"
+    "|authorization|^x-auth|cookie",
+    re.IGNORECASE,
 )
 # Characters: a password such as `x` would mask every x in every message.
 _SHORTEST = 6
@@ -127,13 +134,18 @@ def clean_whole(text: str) -> str:
     secrets and without control characters."""
     text = _ROW_DATA.sub("", text).rstrip()
     text = _BAD_VALUE.sub(rf'\1"{MASK}"', text)
+    parts = map(_without_value_out_of_range, text.split(_MASKED_VALUE))
+    return visible(without_secrets(_MASKED_VALUE.join(parts)))
+
+
+def _without_value_out_of_range(text: str) -> str:
     # PostgreSQL's `value "..." is out of range for type ...`: the value may contain these words
     # too, so it reaches from the first quote to the last.
     start = text.find(_OUT_OF_RANGE[0])
     end = text.rfind(_OUT_OF_RANGE[1])
     if 0 <= start < end:
-        text = f'{text[:start]}value "{MASK}{text[end:]}'
-    return visible(without_secrets(text))
+        return f'{text[:start]}value "{MASK}{text[end:]}'
+    return text
 
 
 def without_secrets(text: str) -> str:

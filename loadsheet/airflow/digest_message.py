@@ -29,7 +29,7 @@ def digest_message(
         title = f"Daily digest: {len(troubled) + len(broken):,} of {number} {need} a look"
     else:
         title = f"Daily digest: all well in {number}, {done}"
-    sections = {}
+    sections: dict[str, list[str]] = {}
     lines = [f"{file}: has problems, and does not run" for file in broken]
     lines += map(_line, troubled)
     if lines:
@@ -114,11 +114,11 @@ def _reason(text: str) -> str:
     return on_one_line(shortened(text.partition("\n")[0], _LONGEST_REASON))
 
 
-def _first(lines: Sequence[str]) -> str:
+def _first(lines: Sequence[str]) -> list[str]:
     shown = list(lines[:_MOST_LINES])
     if len(lines) > _MOST_LINES:
         shown.append(f"and {len(lines) - _MOST_LINES:,} more")
-    return "\n".join(shown)
+    return shown
 
 
 def _number(count: int) -> str:

@@ -71,6 +71,8 @@ def _line(name: str, value: float, labels: Mapping[str, str]) -> str:
 def _escaped(text: str) -> str:
     """A label's value. A name that would steer a terminal is written as task ids write it, which
     makes it none of another."""
+    # A file's name may be no UTF-8, and one such label makes the receiver refuse all samples.
+    text = text.encode("utf-8", "backslashreplace").decode()
     if on_one_line(text) != text:
         text = slug(text)
     return text.replace("\\", "\\\\").replace('"', '\\"')

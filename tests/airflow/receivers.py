@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -101,9 +102,15 @@ class Receiver(_Server):
 
 
 class Mailbox(_Server):
-    """Keeps the emails it gets, as `mails`, with their recipients."""
+    """Keeps the emails it gets, as `mails`, with their recipients. It knows none of the
+    `strangers`, and accepts a mail after `seconds`."""
 
-    def __init__(self, greeting: bytes = b"220 here"):
+    def __init__(
+        self,
+        greeting: bytes = b"220 here",
+        strangers: Collection[str] = (),
+        seconds: float = 0,
+    ):
         self.mails: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
         mailbox = self
@@ -115,7 +122,11 @@ class Mailbox(_Server):
                 for line in iter(self.rfile.readline, b""):
                     verb = line[:4].upper()
                     if verb == b"RCPT":
-                        recipients.append(line.decode().partition("<")[2].partition(">")[0])
+                        recipient = line.decode().partition("<")[2].partition(">")[0]
+                        if recipient in strangers:
+                            self._say(b"550 no such user")
+                            continue
+                        recipients.append(recipient)
                     if verb == b"DATA":
                         self._say(b"354 go on")
                         self._keep(recipients)
@@ -129,6 +140,7 @@ class Mailbox(_Server):
                 assert isinstance(mail, EmailMessage)
                 mailbox.mails.append(mail)
                 mailbox.recipients.append(recipients)
+                time.sleep(seconds)
 
             def _say(self, answer: bytes) -> None:
                 self.wfile.write(answer + b"\r\n")

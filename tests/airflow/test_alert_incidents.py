@@ -34,8 +34,18 @@ def test_a_bot_answers_in_the_thread_of_the_failure(
     assert "thread_ts" not in world.by_bot[3]  # a new trouble
 
 
-def test_a_thread_whose_message_was_deleted_is_left(
-    world: World, variables: dict[str, str]
+@pytest.mark.parametrize(
+    "error",
+    [
+        "thread_not_found",
+        "restricted_action_thread_locked",
+        "is_archived",  # and a new channel has its name
+        "channel_not_found",  # the connection leads to another workspace now
+        "not_in_channel",
+    ],
+)
+def test_a_thread_that_takes_no_reply_is_left(
+    world: World, variables: dict[str, str], error: str
 ) -> None:
     """Else no recovery could be posted any more."""
     routes = [KINDS["bot"]]
@@ -43,7 +53,7 @@ def test_a_thread_whose_message_was_deleted_is_left(
 
     def answer(request: Request) -> Answer:
         if "thread_ts" in request.document:
-            body = b'{"ok": false, "error": "thread_not_found"}'
+            body = json.dumps({"ok": False, "error": error}).encode()
             return Answer(body=body, headers={"Content-Type": "application/json"})
         return as_slack(request)
 

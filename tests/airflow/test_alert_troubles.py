@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from loadsheet.airflow.alerts import sending
+from loadsheet.airflow.alerts import email, sending
 from loadsheet.airflow.alerts.sending import deliveries, send, tell
 from loadsheet.spec.routes import Route, route_of
 from tests.airflow.alert_world import (
@@ -68,6 +68,20 @@ def dripping(peer: socket.socket) -> None:
             except OSError:
                 return
             time.sleep(0.2)
+
+
+def breaking_off(peer: socket.socket) -> None:
+    """Takes the whole request, and gives the beginning of a good answer."""
+    with peer:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += peer.recv(65536)
+        head, _, body = request.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        while len(body) < length:
+            body += peer.recv(65536)
+        kind = b"Content-Type: application/json\r\n"
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n" + kind + b'\r\n{"ok": tr')
 
 
 def closing(peer: socket.socket) -> None:
@@ -147,6 +161,43 @@ def test_a_server_that_asks_for_a_moment_gets_it(world: World) -> None:
     assert [result.error for result in results] == [None] * len(ALL)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ROUTES if kind != "email"])
+def test_an_answer_that_breaks_off_is_no_refusal(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status has come: who takes it for a refusal sends the message again."""
+    with ExitStack() as stack:
+        define_all(monkeypatch, tcp(breaking_off)(stack), mail_port=9)
+        (result,) = tell([ROUTES[kind]], FAILURE)
+    assert not result.refused
+
+
+def test_a_mail_that_one_of_its_readers_cannot_get_is_not_sent_again_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    strangers = ["ops@example.com"]
+    with Mailbox(strangers=strangers) as mailbox:
+        define_all(monkeypatch, 9, mailbox.port)
+        (result,) = tell([ROUTES["email"]], FAILURE)
+    assert mailbox.recipients == [["team@example.com"]] and not result.refused
+    assert "the server refuses ops@example.com (550 no such user)" in caplog.text
+    with Mailbox(strangers=ROUTES["email"].to) as mailbox:
+        define_all(monkeypatch, 9, mailbox.port)
+        (result,) = tell([ROUTES["email"]], FAILURE)
+    assert result.refused
+
+
+def test_a_mail_that_a_server_takes_long_to_accept_is_no_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it looks for viruses first: smtplib calls it a server that has gone."""
+    monkeypatch.setattr(email._Hook, "timeout", 0.5)
+    with Mailbox(seconds=2) as mailbox:
+        define_all(monkeypatch, 9, mailbox.port)
+        (result,) = tell([ROUTES["email"]], FAILURE)
+    assert len(mailbox.mails) == 1 and not result.refused
+
+
 def test_no_redirection_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would carry the message, and a login, to another server."""
     with Receiver() as other, Receiver() as first:
@@ -163,6 +214,7 @@ def test_no_redirection_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"password": "a-token"}, "Bearer a-token"),
         ({"login": "me", "password": "pass:word"}, "Basic bWU6cGFzczp3b3Jk"),
+        ({"login": "me", "password": "ключ"}, "Basic bWU60LrQu9GO0Yc="),
         ({}, None),
     ],
 )
@@ -261,3 +313,29 @@ def test_the_password_of_a_connection_is_in_no_warning(
         receiver.answer = lambda request: Answer(403, f"not for {address}".encode())
         (result,) = tell([ROUTES["teams"]], FAILURE)
     assert result.refused and "answers 403" in caplog.text and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"login": "me", "password": SECRET},
+        {"password": SECRET},
+        *[
+            {"extra": {"headers": {name: f"Splunk {SECRET}"}}}
+            for name in ("Authorization", "Proxy-Authorization", "X-Auth", "Cookie", "X-Api-Key")
+        ],
+    ],
+)
+def test_a_receiver_that_repeats_what_it_was_sent_tells_no_login(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Receiver() as receiver:
+        last = ("authorization", "proxy-authorization", "x-auth", "cookie", "x-api-key")
+        receiver.answer = lambda request: Answer(
+            403, "".join(request.headers.get(name, "") for name in last).encode()
+        )
+        define(monkeypatch, "own", conn_type="http", host=receiver.url, **fields)
+        (result,) = tell([Route(webhook_conn_id="own")], FAILURE)
+    sent = [value for name, value in receiver.requests[0].headers.items() if name in last]
+    assert result.refused and "answers 403: " in caplog.text
+    assert SECRET not in caplog.text and sent[0].rpartition(" ")[2] not in caplog.text

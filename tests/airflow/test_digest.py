@@ -312,6 +312,21 @@ def troubled(number: int) -> list[Day]:
     return days
 
 
+def test_no_pipeline_hides_another_in_a_digest() -> None:
+    """Its error may end with a value that was taken out, its file may have a line break."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    reasons = ('invalid input syntax for type integer: "***"', "no server", 'no relation "x"')
+    days = []
+    for number, reason in enumerate(reasons):
+        failing = [Failing(target="staging.t", reason=reason, is_check=False)]
+        days.append(Day(pipeline=f"p{number}", failing=failing, drift=["t: added a\nall well"]))
+    message = digest_message(days, ["pipelines/a\nb/pipeline.yml"], now, now + DAY)
+    needs, changes = (section.text.split("\n") for section in message.sections)
+    assert needs[0].startswith("pipelines/a\\nb/pipeline.yml: has problems")
+    told = [f"p{number}: staging.t fails ({reason})" for number, reason in enumerate(reasons)]
+    assert needs[1:] == told and len(changes) == len(days)
+
+
 def test_the_digest_of_500_troubled_pipelines_is_short() -> None:
     """The ten worst by name, and how many more there are."""
     now = datetime(2026, 1, 1, tzinfo=UTC)

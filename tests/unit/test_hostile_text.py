@@ -145,6 +145,8 @@ LONG = (
     "token ",
     "invalid ",
     'value "',
+    'value "***" is out of range',
+    'invalid: "***"',
     "out of range",
     "\n \t",
     "'\"",
@@ -177,6 +179,28 @@ def test_a_long_message_costs_no_more_than_its_length(piece: str) -> None:
 )
 def test_values_and_logins_are_taken_out(text: str, shown: str) -> None:
     assert clean(text) == shown
+
+
+REASONS = (
+    'invalid input syntax for type integer: "12"',
+    "no server",
+    'value "12" is out of range for type smallint',
+    'relation "x" does not exist',
+    'value "12" is out of range for type bigint',
+    'malformed array literal: "{"',
+)
+
+
+@pytest.mark.parametrize("first", range(len(REASONS)))
+def test_a_report_of_many_tables_loses_none_when_it_is_cleaned_again(first: int) -> None:
+    """An alarm about a batch, or a digest: masked values are no reason to mask what is between
+    them."""
+    order = [*REASONS[first:], *REASONS[:first]]
+    lines = [f"t{number}: {clean(reason)}" for number, reason in enumerate(order)]
+    report = "\n".join(lines)
+    assert "12" not in report and clean(report) == report
+    # The control: uncleaned, a value may hold quotes and lines, and all between them is taken out.
+    assert clean("\n".join(REASONS)).count("\n") < len(REASONS) - 1
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,15 @@ def test_any_names_come_back(names: list[str]) -> None:
     assert len(found.get("loadsheet_rows", {})) == len(names)
 
 
+def test_a_file_whose_name_is_no_utf_8_leaves_the_document_readable() -> None:
+    """As Python reads such a name from the disk; as it is, it cannot even be encoded."""
+    files = ["pipelines/\udcff/pipeline.yml", "pipelines/\udcfe/pipeline.yml"]
+    text = exposition(dict.fromkeys(files))
+    assert len(parse(text)["loadsheet_up"]) == 2 and text.encode("utf-8")
+    with pytest.raises(UnicodeEncodeError):
+        files[0].encode("utf-8")
+
+
 def test_the_page_has_every_gauge() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     assert re.findall(r"^\| `loadsheet_(\w+)` ", text, re.M) == list(HELP)

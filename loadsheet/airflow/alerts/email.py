@@ -6,13 +6,14 @@ import hashlib
 from email.message import EmailMessage
 from email.utils import format_datetime
 from html import escape
+from smtplib import SMTPServerDisconnected
 from typing import Any
 
 from airflow.providers.smtp.hooks.smtp import SmtpHook
 from airflow.sdk import Connection
 
 from loadsheet.airflow.alerts.http import REQUEST_TIMEOUT_SECONDS, NotAccepted
-from loadsheet.airflow.alerts.message import Delivery, Message, Post, cut
+from loadsheet.airflow.alerts.message import Delivery, Message, PartlyDelivered, Post, cut
 from loadsheet.errors import InputError
 
 _LONGEST_SUBJECT = 200
@@ -53,10 +54,28 @@ def prepared(delivery: Delivery, connection: Connection, until: float) -> Post:
         except TimeoutError:
             raise NotAccepted(f"{connection.host} does not answer") from None
         with hook:
-            client: Any = hook._smtp_client
-            client.send_message(mail)
+            _send(hook._smtp_client, mail)
 
     return post
+
+
+def _send(client: Any, mail: EmailMessage) -> None:
+    """Raises TimeoutError if the mail may have arrived, PartlyDelivered if it did for some."""
+    try:
+        refused = client.send_message(mail)
+    except SMTPServerDisconnected as error:
+        # So smtplib calls an answer that does not come in time, such as that of a server that looks
+        # for viruses before it accepts a mail.
+        if isinstance(error.__context__, TimeoutError):
+            raise TimeoutError("no answer in time") from None
+        raise
+    if refused:
+        answers = [f"{to} ({code} {_decoded(said)})" for to, (code, said) in refused.items()]
+        raise PartlyDelivered(f"the server refuses {', '.join(answers)}")
+
+
+def _decoded(said: bytes) -> str:
+    return said.decode(errors="replace")
 
 
 class _Hook(SmtpHook):

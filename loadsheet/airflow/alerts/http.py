@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,5 +133,8 @@ def login_of(connection: Connection) -> AuthBase | None:
     if not password or is_address(password):
         return None
     if connection.login:
-        return HTTPBasicAuth(connection.login, password)
+        login, secret = connection.login.encode(), password.encode()
+        # A server that repeats what it was sent repeats it like this.
+        register_secrets(b64encode(login + b":" + secret).decode())
+        return HTTPBasicAuth(login, secret)
     return Bearer(password)

@@ -4,12 +4,13 @@ delivery."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import quote
 
+from loadsheet.errors import WorkError
 from loadsheet.redact import clean_whole, on_one_line
 from loadsheet.spec.routes import Route
 
@@ -22,6 +23,10 @@ Thread = dict[str, str]
 """Where a later message about the same trouble goes: a channel and a message in it."""
 Post = Callable[[], Thread | None]
 """Posts one message, and returns where a later one can follow it."""
+
+
+class PartlyDelivered(WorkError):
+    """Some of those to whom the route leads have the message, and would get a second one twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +87,26 @@ def message_of(
     title: str,
     source: str,
     facts: Mapping[str, str],
-    sections: Mapping[str, str] | None = None,
+    sections: Mapping[str, str | Sequence[str]] | None = None,
     link: str = "",
     link_text: str = "Open the log",
     incident: str = "",
 ) -> Message:
     """A message in whose texts nothing controls a terminal, a line or an encoder, and none of which
-    is very long. `sections` are texts by their headings, from which row data and secrets are
-    removed; title and facts hold names alone. The time is added to the facts."""
+    is very long. `sections` are texts, or lines about different things, by their headings; row data
+    and secrets are removed from them. Title and facts hold names alone. The time is added to the
+    facts."""
     at = datetime.now(UTC)
     named = {name: _line(value) for name, value in facts.items()}
     texts = []
     for heading, text in (sections or {}).items():
-        shown = cut(_encodable(_without_secrets(text)), _LONGEST_TEXT)
+        if isinstance(text, str):
+            cleaned = _without_secrets(text)
+        else:
+            # Each alone: what hides row data in one must not hide the lines after it, and a name
+            # with a line break must not look like one more.
+            cleaned = "\n".join(on_one_line(_without_secrets(line)) for line in text)
+        shown = cut(_encodable(cleaned), _LONGEST_TEXT)
         texts.append(Section(heading=heading, text=shown))
     return Message(
         event=event,

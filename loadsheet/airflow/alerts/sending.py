@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loadsheet.airflow.alerts.message import Delivery, Message, Post, Thread
+from loadsheet.airflow.alerts.message import Delivery, Message, PartlyDelivered, Post, Thread
 from loadsheet.redact import on_one_line, register_secrets, secrets_in, summary
 from loadsheet.spec.routes import Route
 from loadsheet.wording import shortened
@@ -40,13 +40,15 @@ class Result:
 
     delivery: Delivery
     error: Exception | None = None
-    """TimeoutError if the message may have arrived, but no answer came in time."""
+    """TimeoutError if the message may have arrived, but no answer came in time. PartlyDelivered if
+    it did for some."""
     thread: Thread | None = None
 
     @property
     def refused(self) -> bool:
         """Whether it is certain that the message did not arrive."""
-        return self.error is not None and not isinstance(self.error, TimeoutError)
+        arrived = isinstance(self.error, (TimeoutError, PartlyDelivered))
+        return self.error is not None and not arrived
 
 
 def tell(

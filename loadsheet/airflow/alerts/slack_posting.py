@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import IncompleteRead
 from typing import Any
 
 from airflow.providers.slack.hooks.slack import SlackHook
@@ -19,8 +22,19 @@ from loadsheet.airflow.alerts.slack import slack_message
 from loadsheet.errors import InputError
 
 _BOT = "slack"
-# Slack's answers to a reply whose message was deleted.
-_NO_THREAD = ("thread_not_found", "message_not_found", "cannot_reply_to_message")
+# Slack's answers where a reply cannot follow its message: that was deleted, its thread is locked,
+# or its channel is archived, left, or of another workspace. The route's channel may take it.
+_NO_THREAD = (
+    "thread_not_found",
+    "message_not_found",
+    "cannot_reply_to_message",
+    "invalid_thread_ts",
+    "restricted_action_thread_locked",
+    "restricted_action_non_threadable_channel",
+    "channel_not_found",
+    "is_archived",
+    "not_in_channel",
+)
 
 
 def prepared(delivery: Delivery, connection: Connection, until: float) -> Post:
@@ -46,12 +60,28 @@ def prepared(delivery: Delivery, connection: Connection, until: float) -> Post:
         webhook = SlackWebhookHook(slack_webhook_conn_id=conn_id, **limits)
         webhook.get_conn()  # looks the connection up in this thread
 
-        def post() -> None:
-            webhook.send_dict(message)
+        def post_to_webhook() -> None:
+            with _whole_answer():
+                webhook.send_dict(message)
 
-        return post
+        return post_to_webhook
     client = SlackHook(slack_conn_id=conn_id, **limits).client
-    return lambda: _post_as_bot(client, channel, message, delivery.thread)
+
+    def post_as_bot() -> Thread:
+        with _whole_answer():
+            return _post_as_bot(client, channel, message, delivery.thread)
+
+    return post_as_bot
+
+
+@contextmanager
+def _whole_answer() -> Iterator[None]:
+    """Raises TimeoutError where the answer breaks off: its status has come, so the message has
+    arrived."""
+    try:
+        yield
+    except IncompleteRead:
+        raise TimeoutError("the answer breaks off") from None
 
 
 def _post_as_bot(

@@ -101,7 +101,7 @@ def drift_message(context: Context, drift: Mapping[str, Sequence[str]]) -> Messa
         title=f"{ti.dag_id} has followed changed columns at {step_name(context)}",
         source=ti.dag_id,
         facts=_facts(context),
-        sections={"Changes": "\n".join(lines)},
+        sections={"Changes": lines},
         link=ti.log_url,
     )
 
