@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loadsheet.airflow.alerts.message import Message, Thread, Trouble
-from loadsheet.airflow.alerts.sending import tell, threads_in
-from loadsheet.freshness.watch import Incident, Late
+from loadsheet.airflow.alerts.message import Message, Trouble
+from loadsheet.airflow.alerts.sending import places_told, tell, threads_in
+from loadsheet.freshness.watch import Incident, Late, Told
 from loadsheet.spec.routes import Route
 from loadsheet.wording import age, counted, listed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """What became of the messages about incidents."""
-
-    told: dict[Incident, list[str] | None] = field(default_factory=dict)
-    """None for an incident that needs no other try, else the places that know of it."""
-    threads: dict[Incident, dict[str, Thread]] = field(default_factory=dict)
-    """Those that their messages have begun, by place."""
+SECONDS = 120.0
+"""For the messages of one look, which has 4 minutes for all that it does. A receiver may take
+seconds for each of hundreds; the next look sends the others."""
 
 
 def send_all(
     incidents: Iterable[Incident], late: Iterable[Late], routes: Mapping[str, Sequence[Route]]
-) -> Sent:
+) -> Iterator[tuple[Incident, Told]]:
     """Send the messages of the incidents, each on the `routes` of its pipeline that hear of them,
-    and that of an incident's end in the thread of its alarm.
+    and that of an incident's end to those that have its alarm, in the thread of it. Each is to be
+    noted before the next one is asked for.
 
     A message that was sent and not answered in time may have arrived, and is not sent again. What
     has not worked once is not tried again by this look, which would take too long. Never raises for
     a route that does not work.
     """
     by_target = {(one.pipeline, one.target): one for one in late}
-    sent = Sent()
+    until = time.monotonic() + SECONDS
     failed: set[str] = set()
     for incident in incidents:
+        if time.monotonic() > until:
+            return
         heard = [route for route in routes.get(incident.pipeline, ()) if route.hears("late")]
+        if incident.over:
+            heard = [route for route in heard if route.place in incident.heard]
         untold = [route for route in heard if route.place not in incident.places]
         message = over_message(incident) if incident.over else late_message(incident, by_target)
         tried = [route for route in untold if route.place not in failed]
         threads = {place: dict(thread) for place, thread in incident.threads.items()}
         results = tell(tried, message, threads)
-        places = list(incident.places)
-        for result in results:
-            if result.error:
-                failed.add(result.delivery.route.place)
-            if not result.refused:
-                places.append(result.delivery.route.place)
+        failed |= {result.delivery.route.place for result in results if result.error}
+        places = [*incident.places, *places_told(results)]
         is_complete = all(route.place in places for route in heard)
-        sent.told[incident] = None if is_complete else places
-        sent.threads[incident] = threads_in(results)
-    return sent
+        yield (
+            incident,
+            Told(places=places, is_complete=is_complete, threads=threads_in(results)),
+        )
 
 
 def late_message(incident: Incident, late: Mapping[tuple[str, str], Late]) -> Message:

@@ -89,12 +89,19 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     _log.info("%d late, of %d tables and marts with a limit", len(late), judged)
     alarms, over = to_tell(memory)
     routes = {name: place.routes for name, place in places.items()}
-    sent = send_all([*alarms, *over], late, routes)
-    memory = after_telling(memory, sent.told, sent.threads)
-    text = _as_text(memory, places)
+    # Before the first message and after each: one that was sent and not noted is sent again.
+    stored = _note(variable, stored, _as_text(memory, places))
+    for incident, told in send_all([*alarms, *over], late, routes):
+        memory = after_telling(memory, {incident: told})
+        stored = _note(variable, stored, _as_text(memory, places))
+    send_due(files.in_digests, files.broken_routes, f"{variable}__digests", now)
+
+
+def _note(variable: str, stored: str | None, text: str) -> str:
+    """Store the text where it is not what is `stored`. Returns what is stored now."""
     if text != stored:
         Variable.set(variable, text, description="What Loadsheet remembers of what is late")
-    send_due(files.in_digests, files.broken_routes, f"{variable}__digests", now)
+    return text
 
 
 def _read_files(root: Path) -> _Files:
@@ -252,6 +259,7 @@ def _remembered(text: str | None) -> tuple[Memory, dict[str, _Place]]:
             one["targets"] = tuple(one["targets"])
             one["affected"] = tuple(one["affected"])
             one["places"] = tuple(one["places"])
+            one["heard"] = tuple(one["heard"])
             incidents.append(Incident(**one))
         return Memory(promises=promises, incidents=tuple(incidents)), places
     _log.warning("what was remembered cannot be read: what is late now is told again")

@@ -82,11 +82,8 @@ def report_repair(stub: Path, shown: str, dag: DAG) -> None:
         unaware = [route.place for route in _left_to(message_file_of(stub))]
     with contextlib.suppress(OSError):
         message_file_of(stub).unlink()
-    heard = [
-        route
-        for route in routes
-        if route.hears_recovery(["broken_spec"]) and route.place not in unaware
-    ]
+    told = {route.place for route in before.routes if route.hears("broken_spec")} - {*unaware}
+    heard = [route for route in routes if route.hears_recovery(told)]
     if heard:
         _leave(stub, heard, shown, "")
     else:

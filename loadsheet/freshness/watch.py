@@ -55,10 +55,24 @@ class Incident:
     """Whether its alarm was sent."""
     places: tuple[str, ...] = ()
     """Those that were told of what it is now, while others could not be."""
+    heard: tuple[str, ...] = ()
+    """Those that have its alarm, and are to be told of its end."""
     over: bool = False
     """Whether none of its targets is late any more; then it has no targets."""
     threads: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
     """By the places of routes: where the message about its end follows that of its alarm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What became of the message about an incident."""
+
+    places: Sequence[str] = ()
+    """Those that have it, also from an earlier look."""
+    is_complete: bool = True
+    """Whether none is left that is to be told."""
+    threads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Those that it has begun, by the places of routes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +147,21 @@ def to_tell(memory: Memory) -> tuple[list[Incident], list[Incident]]:
     return alarms, over
 
 
-def after_telling(
-    memory: Memory,
-    told: Mapping[Incident, Sequence[str] | None],
-    threads: Mapping[Incident, Mapping[str, Mapping[str, str]]] | None = None,
-) -> Memory:
-    """The memory once messages about these incidents were sent: to all (None), or only to these
-    places. The next look sends the others. `threads` are those that alarms have begun."""
+def after_telling(memory: Memory, told: Mapping[Incident, Told]) -> Memory:
+    """The memory once messages about these incidents were sent. What they have not reached is for
+    the next look."""
     left: list[Incident] = []
     for one in memory.incidents:
-        places = told.get(one, one.places)
-        begun = {**one.threads, **(threads or {}).get(one, {})}
-        if places is not None:
-            left.append(replace(one, places=tuple(places), threads=begun))
+        news = told.get(one)
+        if news is None:
+            left.append(one)
+            continue
+        threads = {**one.threads, **news.threads}
+        if not news.is_complete:
+            left.append(replace(one, places=tuple(news.places), threads=threads))
         elif not one.over:
-            left.append(replace(one, told=True, places=(), threads=begun))
+            heard = tuple(news.places)
+            left.append(replace(one, told=True, places=(), heard=heard, threads=threads))
     return replace(memory, incidents=tuple(left))
 
 
@@ -212,7 +226,9 @@ def _with_late(
             kept.append(replace(incident, targets=targets))
         # What is no longer promised has not recovered, and of what was never told, nothing is.
         elif (incident.told or incident.places) and judged.intersection(incident.targets):
-            kept.append(replace(incident, targets=(), told=True, places=(), over=True))
+            heard = incident.heard if incident.told else incident.places
+            end = replace(incident, targets=(), told=True, places=(), heard=heard, over=True)
+            kept.append(end)
     causes: dict[str, Cause] = {}
     added: dict[str, list[str]] = {}
     for one in late:

@@ -72,13 +72,13 @@ class Route:
             return True
         return event in self.events
 
-    def hears_recovery(self, events: Collection[str]) -> bool:
-        """Whether it is told that what had caused `events` is over: it was told of one of them, or
-        recoveries are all that it hears of."""
+    def hears_recovery(self, told: Collection[str]) -> bool:
+        """Whether it is told that a trouble is over of which the places `told` have heard: it is
+        one of them, or recoveries are all that it hears of."""
         if "recovery" not in self.events:
             return False
         heard = set(self.events) - {"recovery", *WITHOUT_RECOVERY}
-        return not heard or any(map(self.hears, events))
+        return not heard or self.place in told
 
     def as_keys(self) -> dict[str, Any]:
         """The route as a pipeline file has it: `route_of` reads it again."""

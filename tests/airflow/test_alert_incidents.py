@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from loadsheet.airflow.alerts import sending
+from loadsheet.airflow.alerts.incidents import variable_key
 from loadsheet.airflow.freshness_alerts import send_all
 from loadsheet.freshness.watch import Incident, Memory, after_telling
 from tests.airflow.alert_world import KINDS, ROUTES, World, as_slack, fail, variables, work, world
@@ -102,6 +104,58 @@ def test_a_new_failure_after_a_recovery_that_some_know_of_is_told_to_all(
     assert world.posted_to("/hook")[3].document["facts"]["First in run"] == "3"
 
 
+def test_who_was_not_told_of_a_failure_hears_of_no_recovery(
+    world: World, variables: dict[str, str]
+) -> None:
+    """A route that refused it, one that was added meanwhile, and one that was removed."""
+    world.http.answer = lambda request: Answer(500 if request.path == "/hook" else 200)
+    fail([KINDS["webhook"], KINDS["pagerduty"], KINDS["email"]])
+    world.http.answer = as_slack
+    work([KINDS["webhook"], KINDS["pagerduty"], KINDS["teams"]])
+    assert len(world.posted_to("/hook")) == 1 and world.posted_to("/workflows") == []
+    actions = [request.document["event_action"] for request in world.posted_to("/v2/enqueue")]
+    assert actions == ["trigger", "resolve"]
+    assert len(world.mailbox.mails) == 1 and variables == {}
+
+
+def test_a_later_failure_that_a_route_refuses_does_not_take_its_recovery_away(
+    world: World, variables: dict[str, str]
+) -> None:
+    fail([KINDS["webhook"]], run_id="1")
+    world.http.answer = lambda request: Answer(500)
+    fail([KINDS["webhook"]], run_id="2")
+    world.http.answer = as_slack
+    work([KINDS["webhook"]], run_id="3")
+    states = [request.document["state"] for request in world.posted_to("/hook")]
+    assert states == ["open", "open", "resolved"] and variables == {}
+
+
+def test_a_process_that_dies_while_it_tells_a_failure_leaves_the_recovery(
+    world: World, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(sending, "tell", die)
+        fail([KINDS["webhook"]])
+    work([KINDS["webhook"]])
+    assert len(world.posted_to("/hook")) == 1 and variables == {}
+
+
+@pytest.mark.parametrize("text", ["", "7", "null", '{"events": ["failure"]}'])
+def test_a_failure_that_cannot_be_read_is_forgotten_when_the_task_works(
+    world: World, variables: dict[str, str], text: str
+) -> None:
+    """One that was edited, or is of another version: else each success would stumble over it."""
+    variables[variable_key("flights", "load.load_bookings")] = text
+    only = {**KINDS["webhook"], "events": ["recovery"]}
+    work([only, KINDS["teams"]])
+    assert variables == {} and world.posted_to("/workflows") == []
+    (told,) = (request.document for request in world.posted_to("/hook"))
+    assert told["facts"]["Failed since"] == "not known"
+
+
 def test_a_bot_answers_in_the_thread_of_a_late_table(world: World) -> None:
     """Also where a first message at its end was refused."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -115,18 +169,15 @@ def test_a_bot_answers_in_the_thread_of_a_late_table(world: World) -> None:
     )
     memory = Memory(incidents=(alarm,))
     routes = {"shop": [ROUTES["bot"], ROUTES["webhook"]]}
-    sent = send_all([alarm], [], routes)
-    memory = after_telling(memory, sent.told, sent.threads)
+    memory = after_telling(memory, dict(send_all([alarm], [], routes)))
     (told,) = memory.incidents
     assert told.told and told.threads.keys() == {ROUTES["bot"].place}
     over = replace(told, targets=(), over=True)
     world.http.answer = lambda request: Answer(500)
     memory = Memory(incidents=(over,))
-    sent = send_all([over], [], routes)
-    memory = after_telling(memory, sent.told, sent.threads)
+    memory = after_telling(memory, dict(send_all([over], [], routes)))
     world.http.answer = as_slack
-    sent = send_all(memory.incidents, [], routes)
-    assert after_telling(memory, sent.told, sent.threads) == Memory()
+    assert after_telling(memory, dict(send_all(memory.incidents, [], routes))) == Memory()
     first, *_, last = world.by_bot
     assert "thread_ts" not in first and "fresh again" in last["text"]
     assert last["thread_ts"] == json.loads(as_slack(world.posted_to("/api/")[0]).body)["ts"]

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from demo.servers import SlackReceiver
-from loadsheet.airflow import freshness_watch
+from loadsheet.airflow import freshness_alerts, freshness_watch
 from loadsheet.airflow.freshness import asks_for_looks, watched_dag
 from loadsheet.airflow.freshness_watch import watch
 from loadsheet.airflow.registry import pipeline_dags
@@ -287,6 +287,62 @@ def test_each_route_is_told_once_although_one_of_them_is_away(
         shop.project.succeed()
         assert len(shop.look()) == 1
         assert len(other.messages) == 2
+
+
+def test_a_look_that_is_stopped_between_its_messages_repeats_none(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers that take seconds, hundreds of incidents, and 4 minutes for a look: each would be
+    stopped, and would tell the first ones again."""
+    for name in ("second", "third"):
+        shutil.copytree(shop.spec.parent, shop.spec.parents[1] / name)
+        shop.project.cli("run", name)
+    assert shop.look() == []
+    shop.pass_time(3)
+    told: list[str] = []
+    tell = freshness_alerts.tell
+
+    def told_once(*given: Any) -> Any:
+        if len(told) % 2:
+            told.append("stopped")
+            raise TimeoutError
+        results = tell(*given)
+        told.append("told")
+        return results
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(freshness_alerts, "tell", told_once)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                shop.look()
+    shop.look()
+    titles = [message["text"] for message in shop.slack.messages]
+    assert len(titles) == 3 == len(set(titles))
+    # The control: without what was noted after each, they are told again.
+    untold = shop.variables[FRESHNESS_DAG].replace('"told": true', '"told": false')
+    shop.variables[FRESHNESS_DAG] = untold
+    assert len(shop.look()) == 3
+
+
+def test_messages_for_which_a_look_has_no_time_left_are_sent_by_the_next_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.pass_time(3)
+    with monkeypatch.context() as slow:
+        slow.setattr(freshness_alerts, "SECONDS", -1.0)
+        assert shop.look() == []
+    assert len(shop.look()) == 1 and shop.look() == []
+
+
+def test_a_route_that_was_added_while_a_table_was_late_hears_of_no_end(
+    shop: Shop, world: World
+) -> None:
+    shop.pass_time(3)
+    assert len(shop.look()) == 1
+    routes = [{"slack_conn_id": "slack"}, KINDS["webhook"]]
+    shop.project.spec({"a": None, "b": None}, defaults={"fresh_within": "2h"}, notify=routes)
+    shop.project.succeed()
+    assert len(shop.look()) == 1 and world.posted_to("/hook") == []
 
 
 def test_a_bot_tells_the_end_in_the_thread_of_the_alarm(shop: Shop, world: World) -> None:

@@ -80,6 +80,15 @@ def test_a_route_that_was_not_told_of_the_problems_is_not_told_of_the_repair(
     assert not message_file_of(stub).exists()
 
 
+def test_a_route_that_was_added_with_the_repair_is_not_told_of_it(world: World, stub: Path) -> None:
+    spec_alerts.report_repair(stub, "shop.yml", dag_of("webhook"))
+    spec_alerts.report_problems(stub, stub, "shop.yml", "1:1 it is broken")
+    refresh(stub)
+    spec_alerts.report_repair(stub, "shop.yml", dag_of("webhook", "teams"))
+    refresh(stub)
+    assert len(world.posted_to("/hook")) == 2 and world.posted_to("/workflows") == []
+
+
 def test_a_message_that_cannot_be_read_keeps_no_other_from_being_sent(
     world: World, stub: Path
 ) -> None:

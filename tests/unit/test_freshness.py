@@ -15,7 +15,7 @@ import pytest
 
 from loadsheet.freshness.ages import moment
 from loadsheet.freshness.models import Age, Cause, Level
-from loadsheet.freshness.watch import Incident, Memory, Seen, after_telling, look, to_tell
+from loadsheet.freshness.watch import Incident, Memory, Seen, Told, after_telling, look, to_tell
 from loadsheet.spec.models import FreshWithin
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -116,7 +116,7 @@ class Watch:
         alarms, over = to_tell(self.memory)
         if self.slack_works:
             self.told += [("alarm", one) for one in alarms] + [("over", one) for one in over]
-            self.memory = after_telling(self.memory, dict.fromkeys([*alarms, *over]))
+            self.memory = after_telling(self.memory, dict.fromkeys([*alarms, *over], Told()))
         return [f"{kind} {one.key}" for kind, one in self.told[before:]]
 
     def shop(self, *minutes: float | None, cause: Cause | None = None) -> list[str]:
@@ -136,19 +136,22 @@ def watch() -> Watch:
     return Watch()
 
 
-def test_who_could_not_be_told_is_told_later_and_of_the_end_as_well(watch: Watch) -> None:
+def test_who_could_not_be_told_is_told_later_or_hears_of_no_end(watch: Watch) -> None:
     seen = Seen(ages={"shop": [age(121, "a", at=NOW)]})
     memory, _ = look(Memory(), seen, NOW, watch._explain)
     ((alarm,), _) = to_tell(memory)
-    memory = after_telling(memory, {alarm: ["pager"]})
+    memory = after_telling(memory, {alarm: Told(places=["pager"], is_complete=False)})
     ((alarm,), _) = to_tell(memory)
     assert alarm.places == ("pager",)
     fresh = Seen(ages={"shop": [age(5, "a", at=NOW)]})
     over, _ = look(memory, fresh, NOW, watch._explain)
     (none, (end,)) = to_tell(over)
-    assert not none and end.places == ()
-    memory = after_telling(memory, {alarm: None})
+    assert not none and end.places == () and end.heard == ("pager",)
+    memory = after_telling(memory, {alarm: Told(places=["pager", "team"])})
     assert to_tell(memory) == ([], [])
+    over, _ = look(memory, fresh, NOW, watch._explain)
+    (_, (end,)) = to_tell(over)
+    assert end.places == () and end.heard == ("pager", "team")
 
 
 def test_an_incident_has_one_alarm_and_one_message_at_its_end(watch: Watch) -> None:

@@ -60,24 +60,27 @@ def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
     if isinstance(error, EarlierTaskFailed):
         return
     event = task_messages.event_of(error)
+    heard = [route for route in routes if route.hears(event)]
+    places = [route.place for route in heard]
     failure = None
-    if any(route.hears_recovery([event]) for route in routes):
+    if any(route.hears_recovery(places) for route in routes):
         try:
             dag_id, task_id = context["ti"].dag_id, step_name(context)
-            failure = incidents.remember(dag_id, task_id, context["run_id"], event)
+            failure = incidents.remember(dag_id, task_id, context["run_id"], places)
         except Exception as problem:
             _log.warning(
                 "There will be no message when this task works again: %s", summary(problem)
             )
-    heard = [route for route in routes if route.hears(event)]
     if not heard:
         return
     message = task_messages.failure_message(context)
     threads = failure.threads if failure else {}
     results = sending.tell(heard, message, threads, "this failure")
-    now = {**threads, **sending.threads_in(results)}
-    if failure and now != threads:
-        incidents.keep(dag_id, task_id, replace(failure, threads=now))
+    if failure:
+        now = {**threads, **sending.threads_in(results)}
+        told = sending.places_told(results)
+        if now != threads or told != places:
+            incidents.keep(dag_id, task_id, replace(failure.heard_by(told), threads=now))
 
 
 def _notify_success(context: Context, routes: Sequence[Route]) -> None:
@@ -128,7 +131,7 @@ def _untold(routes: Sequence[Route], failure: Failure) -> list[Route]:
     return [
         route
         for route in routes
-        if route.hears_recovery(failure.events) and route.place not in failure.told
+        if route.hears_recovery(failure.heard) and route.place not in failure.told
     ]
 
 

@@ -35,12 +35,16 @@ class Failure:
     since: str
     run_id: str
     """The run in which it failed first."""
-    events: Sequence[str] = ("failure",)
-    """What it has failed with."""
+    heard: Sequence[str] = ()
+    """The places that were told of it."""
     threads: Mapping[str, Thread] = field(default_factory=dict)
     """By the places of routes: where their message about the first failure is."""
     told: Sequence[str] = ()
     """The places that know that it works again, while others could not be told."""
+
+    def heard_by(self, places: Sequence[str]) -> Failure:
+        """The failure when these places were told of it, too."""
+        return replace(self, heard=[*dict.fromkeys([*self.heard, *places])])
 
 
 def open_failure(dag_id: str, task_id: str) -> Failure | None:
@@ -51,7 +55,10 @@ def open_failure(dag_id: str, task_id: str) -> Failure | None:
     key = variable_key(dag_id, task_id)
     if key not in Variable.keys(prefix=key):
         return None
-    return Failure(**json.loads(Variable.get(key)))
+    try:
+        return Failure(**json.loads(Variable.get(key)))
+    except (ValueError, TypeError):  # edited, or of another version
+        return Failure(since="not known", run_id="not known")
 
 
 def open_failures(dag_id: str, task_ids: Sequence[str]) -> set[str]:
@@ -64,19 +71,15 @@ def open_failures(dag_id: str, task_ids: Sequence[str]) -> set[str]:
     return {task_id for task_id in task_ids if variable_key(dag_id, task_id) in failed}
 
 
-def remember(dag_id: str, task_id: str, run_id: str, event: str) -> Failure:
-    """Store the failure, unless an earlier one of that kind is still open. Returns what is
-    stored."""
+def remember(dag_id: str, task_id: str, run_id: str, places: Sequence[str]) -> Failure:
+    """Store the failure, or an earlier one that is still open, with the `places` that are about to
+    be told: a process that dies meanwhile may have told them. Returns it without these."""
     known = open_failure(dag_id, task_id)
     # Where some routes know that the task works again, a new failure is a new trouble.
     if known is None or known.told:
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        known = Failure(since=since, run_id=run_id, events=(event,))
-    elif event in known.events:
-        return known
-    else:
-        known = replace(known, events=(*known.events, event))
-    keep(dag_id, task_id, known)
+        known = Failure(since=since, run_id=run_id)
+    keep(dag_id, task_id, known.heard_by(places))
     return known
 
 

@@ -81,6 +81,11 @@ def threads_in(results: Iterable[Result]) -> dict[str, Thread]:
     return {result.delivery.route.place: result.thread for result in results if result.thread}
 
 
+def places_told(results: Iterable[Result]) -> list[str]:
+    """The places that have the message, or may have it."""
+    return [result.delivery.route.place for result in results if not result.refused]
+
+
 def send(deliveries: Sequence[Delivery]) -> list[Result]:
     """Send all messages at the same time, and wait for at most GIVE_UP_SECONDS.
 
