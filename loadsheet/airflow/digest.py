@@ -33,6 +33,9 @@ from loadsheet.spec.routes import Route
 _log = logging.getLogger(__name__)
 _WAREHOUSE_LIMIT = timedelta(seconds=30)
 _STATEMENT_TIMEOUT = "20s"
+# So long a place keeps its time although no file names it: a file that is edited, or that an older
+# one replaces for an hour, loses no digest.
+_REMEMBERED = timedelta(days=7)
 _DESCRIPTION = "Until when Loadsheet's digests have told what happened"
 
 
@@ -63,14 +66,16 @@ def send_due(
     # A place that was never told of anything begins with the next digest.
     dues = dict(_dues(digests, now))
     until = {name: told.get(name, due) for name, due in dues.items()}
-    if until != told:
-        _note(variable, until)
+    away = told.keys() - dues
+    others = {name: told[name] for name in away if now - told[name] < _REMEMBERED}
+    if others | until != told:
+        _note(variable, others | until)
     was_sent = False
     for name, due in dues.items():
         if until[name] < due and _send(digests[name], until[name], due):
             until[name] = due
             # At once: after this, nothing sends it again.
-            _note(variable, until)
+            _note(variable, others | until)
             was_sent = True
     if was_sent:
         _forget_drift(pipelines, min(until.values()))
@@ -94,7 +99,7 @@ def _by_place(
 
 
 def _name(route: Route) -> str:
-    return f"{route.place} at {route.digest_at}"
+    return f"{route.place} at {route.digest_at.removesuffix(' UTC')}"
 
 
 def _dues(digests: Mapping[str, _Digest], now: datetime) -> Iterator[tuple[str, datetime]]:

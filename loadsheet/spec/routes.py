@@ -58,8 +58,9 @@ class Route:
 
     @property
     def place(self) -> str:
-        """A name for the place that messages go to; no other route of a pipeline has it."""
-        ends = [self.channel] if self.channel else self.to
+        """A name for the place that messages go to, however it is written; no other route of a
+        pipeline has it."""
+        ends = [self.channel.removeprefix("#")] if self.channel else sorted(self.to)
         return " ".join([self._key, self.conn_id, *ends])
 
     @property

@@ -9,10 +9,21 @@ from datetime import UTC, datetime
 import pytest
 
 from loadsheet.airflow.alerts import sending
+from loadsheet.airflow.alerts.callbacks import notify_failure, notify_success
 from loadsheet.airflow.alerts.incidents import variable_key
 from loadsheet.airflow.freshness_alerts import send_all
 from loadsheet.freshness.watch import Incident, Memory, after_telling
-from tests.airflow.alert_world import KINDS, ROUTES, World, as_slack, fail, variables, work, world
+from tests.airflow.alert_world import (
+    KINDS,
+    ROUTES,
+    World,
+    as_slack,
+    context,
+    fail,
+    variables,
+    work,
+    world,
+)
 from tests.airflow.receivers import Answer, Request
 
 __all__ = ["variables", "world"]
@@ -102,6 +113,22 @@ def test_a_new_failure_after_a_recovery_that_some_know_of_is_told_to_all(
     states = [request.document["state"] for request in world.posted_to("/hook")]
     assert states == ["open", "resolved", "open", "resolved"] and variables == {}
     assert world.posted_to("/hook")[3].document["facts"]["First in run"] == "3"
+
+
+def test_mapped_tasks_of_a_dag_of_your_own_are_told_apart(
+    world: World, variables: dict[str, str]
+) -> None:
+    """Their operator may have a `name`, which all of them share."""
+    routes = [KINDS["webhook"]]
+    mapped = [context("no"), context("no"), context()]
+    for found, number in zip(mapped, (0, 1, 0), strict=True):
+        found["ti"].map_index = number
+        found["task"].name = "pod"
+    notify_failure(mapped[0], routes=routes)
+    notify_failure(mapped[1], routes=routes)
+    notify_success(mapped[2], routes=routes)
+    first, second, over = (request.document["incident"] for request in world.posted_to("/hook"))
+    assert first == over != second and len(variables) == 1
 
 
 def test_who_was_not_told_of_a_failure_hears_of_no_recovery(

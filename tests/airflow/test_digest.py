@@ -181,6 +181,37 @@ def test_each_place_gets_one_message_of_all_pipelines_that_name_it(shop: Shop) -
     assert "in 1 pipeline, nothing new" in by_channel["#other"]
 
 
+def test_one_place_and_time_is_one_however_files_write_them(shop: Shop) -> None:
+    shop.write({**BOT, "digest_at": "08:00"})
+    shop.copy("second")
+    second = shop.specs[0].parent.parent / "second" / "pipeline.yml"
+    second.write_text(second.read_text().replace("'#data'", "data").replace("08:00", "08:00 UTC"))
+    assert {route.digest_at for spec in shop.specs for route in load_pipeline(spec).notify} == {
+        "08:00",
+        "08:00 UTC",
+    }
+    shop.look()
+    shop.look(DAY)
+    (told,) = shop.world.by_bot
+    assert "in 2 pipelines" in told["text"]
+
+
+@pytest.mark.parametrize(("days", "told"), [(3, 1), (8, 0)])
+def test_a_place_that_no_file_names_for_a_while_loses_no_digest(
+    shop: Shop, days: int, told: int
+) -> None:
+    """A file is edited, or replaced by an older one: the digest that was due meanwhile is sent when
+    it is back, unless that was so long ago that it is a new one."""
+    shop.write(HOOK, BOT)
+    shop.look()
+    shop.write(HOOK)
+    for _ in range(days):
+        shop.next_day()
+    shop.write(HOOK, BOT)
+    assert shop.look() == [] and len(shop.world.by_bot) == told
+    assert len(shop.look(DAY)) == 1 and len(shop.world.by_bot) == told + 1
+
+
 def test_each_time_of_day_has_its_own(shop: Shop) -> None:
     shop.now = datetime(2026, 1, 1, 12, tzinfo=UTC)
     shop.variables.clear()

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from loadsheet.airflow.alerts.message import Thread
+from loadsheet.airflow.operators import StepOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -110,9 +111,11 @@ def variable_key(dag_id: str, task_id: str) -> str:
 
 
 def step_name(context: Context) -> str:
-    """The task's id, followed by its table if it is a mapped task."""
-    ti = context["ti"]
+    """The task's id, followed by its table if it is a mapped task, or by its number if it is one of
+    a DAG of the user's own."""
+    ti, task = context["ti"], context["task"]
     if getattr(ti, "map_index", -1) < 0:
         return str(ti.task_id)
-    table = getattr(context["task"], "name", ti.map_index)
-    return f"{ti.task_id} [{table}]"
+    # The `name` of another operator, such as a pod's, may be the same for all mapped tasks.
+    own = task.name if isinstance(task, StepOperator) else ti.map_index
+    return f"{ti.task_id} [{own}]"

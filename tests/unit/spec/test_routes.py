@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from loadsheet.spec.routes import EVENTS, Route, route_of
@@ -73,6 +75,21 @@ def test_each_place_has_a_name_of_its_own() -> None:
     places = [route.place for route in [*ROUTES, other_channel, other_people]]
     assert len(set(places)) == len(places)
     assert Route(slack_conn_id="slack", events=("drift",)).place == places[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"channel": "#data"}, {"channel": "data"}),
+        ({"to": ["a@example.com", "b@example.com"]}, {"to": ["b@example.com", "a@example.com"]}),
+    ],
+)
+def test_a_place_has_one_name_however_it_is_written(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Else a file may name it twice, and two files get two digests there."""
+    key = "slack_conn_id" if "channel" in one else "email_conn_id"
+    assert route_of({key: "c", **one}).place == route_of({key: "c", **other}).place
 
 
 def test_a_route_without_a_connection_is_none() -> None:
