@@ -12,7 +12,7 @@ import typer
 from loadsheet.cli.output import AsJson, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
-from loadsheet.names import did_you_mean
+from loadsheet.names import closest, did_you_mean
 from loadsheet.project.folder import (
     display_path,
     open_pipeline,
@@ -139,6 +139,8 @@ def _asked(explicit: Path | None, names: list[str]) -> tuple[Pipeline, Path, Ask
     found = [(one, asked) for one in candidates if (asked := find_asked(one, name))]
     if not found:
         known = [known for one in candidates for known in known_names(one)]
+        if len(names) == 1 and "." not in name:
+            known += [one.name for one in candidates]
         raise InputError(f"there is no table or mart {name!r}{_meant(name, known)}")
     if len(found) > 1:
         pipelines = ", ".join(one.name for one, _ in found)
@@ -151,12 +153,14 @@ def _asked(explicit: Path | None, names: list[str]) -> tuple[Pipeline, Path, Ask
 
 
 def _meant(name: str, known: list[str]) -> str:
-    """What may have been meant: of a column's name, its table's part is compared, too."""
-    table = name.rpartition(".")[0]
-    for word in (name, table):
-        meant = did_you_mean(word, known) if word else ""
-        if meant.startswith(" ("):
-            return meant
+    """What may have been meant, also in the quotes of SQL or without a schema: of a column's name,
+    its table's part is compared, too."""
+    plain = name.replace('"', "")
+    full_names = {full.partition(".")[2]: full for full in reversed(known)}
+    for word in (plain, plain.rpartition(".")[0]):
+        meant = closest(word, known) or full_names.get(closest(word, full_names) or "")
+        if meant:
+            return f" (did you mean {meant!r}?)"
     return did_you_mean(name, known)
 
 

@@ -102,8 +102,11 @@ class _Builder:
         lineage.datasets[here] = staged.columns
         if not staged.columns:
             lineage.not_traced[here] = _NOT_LOADED
-        for name in (*staged.source_types, ROWS):
+        for name in staged.source_types:
             lineage.edges.append(Edge(Column(source, name), Column(here, name), ("load",)))
+        # Before the first load, each column of the source may become one of the table.
+        how: EdgeHow = "load" if staged.columns else "unknown"
+        lineage.edges.append(Edge(Column(source, ROWS), Column(here, ROWS), (how,)))
         for name, note in staged.notes.items():
             lineage.notes[Column(here, name)] = note
 
@@ -128,11 +131,13 @@ class _Builder:
             self._add_trace(column, trace, found)
             lineage.expressions[column] = expressions.of(trace.passed)
         self._add_trace(Column(mart, ROWS), found.rows, found)
-        read = [self._dataset(found.tables[oid].relation) for oid in found.rows.relations]
-        _add_names(lineage, mart, read, "reads")
 
     def _add_trace(self, target: Column, trace: Trace, found: Analysis) -> None:
         hows: dict[Column, set[EdgeHow]] = {}
+        for oid in trace.relations if target.is_rows else ():
+            dataset = self._dataset(found.tables[oid].relation)
+            self.lineage.datasets.setdefault(dataset, {})
+            hows[Column(dataset, ROWS)] = {"reads"}
         for origin in trace.origins:
             table = found.tables[origin.relation]
             dataset = self._dataset(table.relation)

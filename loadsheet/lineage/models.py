@@ -13,7 +13,8 @@ from loadsheet.lineage.trace import DIRECT, How
 Kind = Literal["source", "staging", "external", "mart"]
 EdgeHow = How | Literal["load", "reads", "unknown"]
 """As How; `load` from a source column to its staging column; `reads` from the rows of a table to
-those of a mart; `unknown` where a mart reads a table and its columns are not traced."""
+those of a mart; `unknown` where a mart reads a table and its columns are not traced, and from a
+source table to a staging table that is not loaded yet."""
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 ROWS = "*"

@@ -27,13 +27,15 @@ def find_asked(pipeline: Pipeline, name: str) -> Asked | None:
 
     A mart comes before a staging table of the same name, and a source table only with its schema.
     """
-    longest = None
+    found = None
+    longest = ""
     for label, dataset in _labels(pipeline, name):
         if name == label:
             return Asked(dataset, "")
-        if name.startswith(label + ".") and longest is None:
-            longest = Asked(dataset, name.removeprefix(label + "."))
-    return longest
+        if name.startswith(label + ".") and len(label) > len(longest):
+            longest = label
+            found = Asked(dataset, name.removeprefix(label + "."))
+    return found
 
 
 def known_names(pipeline: Pipeline) -> list[str]:

@@ -92,7 +92,8 @@ def _rows(lineage: Lineage, mart: Dataset) -> Iterator[str]:
     by_table: dict[Dataset, list[str]] = {}
     for edge in lineage.into.get(rows, ()):
         if not edge.is_between_rows:
-            by_table.setdefault(edge.source.dataset, []).append(edge.source.name + _how(edge))
+            name = "its rows" if edge.source.is_rows else edge.source.name
+            by_table.setdefault(edge.source.dataset, []).append(name + _how(edge))
     reasons = lineage.unknown.get(rows, [])
     if not by_table and not reasons:
         return
@@ -105,7 +106,7 @@ def _rows(lineage: Lineage, mart: Dataset) -> Iterator[str]:
 
 def _not_traced(lineage: Lineage) -> Iterator[str]:
     for dataset, why in lineage.not_traced.items():
-        edges = lineage.into.get(Column(dataset, ROWS), ())
+        edges = lineage.into.get(Column(dataset, ROWS), ()) if dataset.kind == "mart" else ()
         read = [str(edge.source.dataset) for edge in edges if edge.hows == ("unknown",)]
         text = f"not traced: {dataset}: {why}"
         yield f"{text}; it reads {', '.join(read)}" if read else text

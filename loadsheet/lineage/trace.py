@@ -112,6 +112,13 @@ class _Scope:
                 return holder.within(query, ("cte", _plain(entry["ctename"])))
         return None
 
+    def read_by(self, entry: Node) -> _Scope | None:
+        """The subquery or the CTE that an entry of FROM reads; None for any other entry."""
+        query = entry.node("subquery")
+        if query:
+            return self.within(query, ("from", _alias(entry)))
+        return self.cte(entry) if entry.number("rtekind") == _CTE else None
+
     def branches(self) -> Iterator[tuple[_Scope, bool]]:
         """The queries of a UNION and the like, and whether their rows are returned: those behind
         EXCEPT and INTERSECT only decide."""
@@ -228,12 +235,8 @@ class _Walk:
             self.found.unknown.add("it uses a system column")
         elif kind == _RELATION:
             self.found.origins.add(Origin(entry.number("relid"), number, how))
-        elif kind == _SUBQUERY:
-            query = entry.node("subquery")
-            assert query
-            self.column(scope.within(query, ("from", _alias(entry))), number, how)
-        elif kind == _CTE and (cte := scope.cte(entry)):
-            self.column(cte, number, how)
+        elif query := scope.read_by(entry):
+            self.column(query, number, how)
         elif kind in (_JOIN, _GROUP):
             values = entry["joinaliasvars" if kind == _JOIN else "groupexprs"]
             self._left.append((values[number - 1] if number else values, scope, how))
@@ -255,6 +258,8 @@ class _Walk:
         self.rows(inner)
         if node.number("subLinkType") != _EXISTS:
             self.column(inner, 0, how)
+        elif how in DIRECT or how == "conditional":
+            self._count(inner, how)
 
     def _aggregate(self, node: Node, scope: _Scope, how: How) -> None:
         if how in DIRECT:
@@ -299,7 +304,11 @@ class _Walk:
         self._sorted_by(query.nodes("distinctClause"), scope, "group_by")
         for name in ("havingQual", "limitCount", "limitOffset"):
             self._left.append((query.fields.get(name), scope, "filter"))
-        if query["hasDistinctOn"] == "true" or query["limitCount"] or query["limitOffset"]:
+        # The order of an inner query decides what a LIMIT around it takes, and what an aggregate or
+        # a window function makes of its rows.
+        is_inner = scope.outer is not None
+        is_cut = query["hasDistinctOn"] == "true" or query["limitCount"] or query["limitOffset"]
+        if is_inner or is_cut:
             self._sorted_by(query.nodes("sortClause"), scope, "sort")
         if query["hasTargetSRFs"] == "true":
             self._left.append((query["targetList"], scope, "filter"))
@@ -315,12 +324,8 @@ class _Walk:
         if kind == _RELATION:
             self.found.relations.add(entry.number("relid"))
             self._left.append((entry.fields.get("tablesample"), scope, "filter"))
-        elif kind == _SUBQUERY:
-            query = entry.node("subquery")
-            assert query
-            self.rows(scope.within(query, ("from", _alias(entry))))
-        elif kind == _CTE and (cte := scope.cte(entry)):
-            self.rows(cte)
+        elif query := scope.read_by(entry):
+            self.rows(query)
         elif kind in (_FUNCTION, _VALUES, _TABLE_FUNCTION):
             for name in ("functions", "values_lists", "tablefunc"):
                 self._left.append((entry.fields.get(name), scope, "filter"))
@@ -360,20 +365,32 @@ def _from(scope: _Scope) -> Iterator[tuple[Node | None, Node | None, How]]:
 
 
 def _tables_of(scope: _Scope) -> set[int]:
-    """The tables of which each row may be a row of the query."""
-    walk = _Walk()
-    walk.rows(scope)
-    return walk.run().relations
+    """The tables of which each row may be a row of the query: those of its FROM, and not those that
+    a condition reads."""
+    found: set[int] = set()
+    left, seen = [scope], set()
+    while left:
+        one = left.pop()
+        if id(one.query) in seen:
+            continue
+        seen.add(id(one.query))
+        left += [branch for branch, is_returned in one.branches() if is_returned]
+        for entry, _, _ in _from(one):
+            if entry and entry.number("rtekind") == _RELATION:
+                found.add(entry.number("relid"))
+            elif entry and (query := one.read_by(entry)):
+                left.append(query)
+    return found
 
 
 def _compares_rows(query: Node) -> bool:
-    """Whether a UNION of it drops equal rows."""
+    """Whether a set operation of it compares rows: all but UNION ALL do."""
     left = [query.node("setOperations")]
     while left:
         one = left.pop()
         if one is None or one.kind == "RANGETBLREF":
             continue
-        if one["all"] != "true":
+        if one["all"] != "true" or one.number("op") != _UNION:
             return True
         left += [one.node("larg"), one.node("rarg")]
     return False

@@ -283,6 +283,9 @@ def test_staging_columns_lead_to_the_columns_of_the_source(world: Project) -> No
     {
         "mart.a_sta": "there is no table or mart 'mart.a_sta' (did you mean 'mart.a_star'?)",
         "mart.a_sta.id": "no table or mart 'mart.a_sta.id' (did you mean 'mart.a_star'?)",
+        "shops.city": "there is no table or mart 'shops.city' (did you mean 'staging.shop'?)",
+        '"staging"."shop"."city"': "(did you mean 'staging.shop'?)",
+        "shup": "there is no table or mart 'shup' (did you mean 'shop'?)",
         "mart.a_star.nam": "mart.a_star has no column 'nam' (did you mean 'name'?)",
         "mart.a_pattern.zz": "mart.a_pattern has no column 'zz'; it has word",
         "sale.secret": "staging.sale.secret is not loaded: `columns` of sale leaves it out",
@@ -311,6 +314,20 @@ def test_a_mart_before_its_first_run_says_what_is_missing(project: Project) -> N
         "not traced: staging.sale: not loaded yet: run the pipeline first",
         'not traced: mart.sales: relation "staging.sale" does not exist yet: run the pipeline'
         " first; it reads staging.sale",
+    ]
+
+
+def test_a_source_column_before_the_first_run_may_reach_the_table_and_its_marts(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TABLE sale (id int PRIMARY KEY)")
+    project.spec({"sale": None}, {"sales": "SELECT id FROM staging.sale"})
+    project.as_loader("CREATE SCHEMA staging")
+    assert said(project, "public.sale.id", "--down").splitlines() == [
+        "public.sale.id",
+        "  -> staging.sale, in which columns is not known: not loaded yet: run the pipeline first",
+        '    -> mart.sales, in which columns is not known: relation "staging.sale" does not exist'
+        " yet: run the pipeline first",
     ]
 
 
