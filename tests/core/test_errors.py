@@ -295,7 +295,7 @@ CASES = [
         LOAD,
         "SQLSTATE 55P03",
         True,
-        "report tool). Another session held a lock",
+        "report tool, idle in transaction, since ",
     ),
     Case(
         a_session_ended_by_an_administrator,

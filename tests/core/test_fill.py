@@ -363,7 +363,9 @@ def test_a_partitioned_table_is_filled(project: Project) -> None:
         " PARTITION BY RANGE (id);"
         "CREATE TABLE low PARTITION OF item FOR VALUES FROM (0) TO (50);"
         "CREATE TABLE high PARTITION OF item FOR VALUES FROM (50) TO (1000);"
-        "INSERT INTO item SELECT i FROM generate_series(1, 100) i"
+        # No two rows of the same time: a fill leaves those at the watermark to the increment.
+        "INSERT INTO item SELECT i, now() - (100 - i) * interval '1 ms'"
+        " FROM generate_series(1, 100) i"
     )
     project.spec(TABLES)
     project.succeed()
