@@ -45,12 +45,16 @@ _WAITS = """
 SELECT pipeline, 'table', table_name, target FROM loadsheet.scope
 WHERE pipeline = ANY(%(pipelines)s) AND waits_for <> '' ORDER BY target
 """
-# A table that differs is told until it is found equal.
+# A table that differs is told until it is found equal. The whole and a part of it have a verdict
+# each, of which the worse one counts.
 _VERDICTS = """
-SELECT pipeline, kind, name, target, verdict FROM loadsheet.verified
+SELECT pipeline, kind, name, target,
+    CASE WHEN bool_or(verdict = 'differs') THEN 'differs'
+        WHEN bool_and(verdict = 'equal') THEN 'equal' ELSE 'not proven' END
+FROM loadsheet.verified
 WHERE pipeline = ANY(%(pipelines)s)
     AND (verdict = 'differs' OR verified_at >= %(start)s AND verified_at < %(end)s)
-ORDER BY target
+GROUP BY pipeline, kind, name, target ORDER BY target
 """
 
 
@@ -153,9 +157,7 @@ def read_days(
 
 def _add_verdict(day: Day, target: str, verdict: str) -> None:
     if verdict == "differs":
-        # The whole and a part of it have a verdict each.
-        if target not in day.differing:
-            day.differing.append(target)
+        day.differing.append(target)
     elif verdict == "equal":
         day.equal += 1
     else:

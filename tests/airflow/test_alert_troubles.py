@@ -198,6 +198,17 @@ def test_a_mail_that_a_server_takes_long_to_accept_is_no_refusal(
     assert len(mailbox.mails) == 1 and not result.refused
 
 
+def test_a_server_that_asks_for_no_moment_is_not_asked_without_a_break(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was asked 1,780 times in the 6 seconds."""
+    monkeypatch.setattr(sending, "GIVE_UP_SECONDS", 3.0)
+    with Receiver(lambda request: Answer(429, b"", {"Retry-After": "0"})) as receiver:
+        define_all(monkeypatch, receiver.port, mail_port=9)
+        (result,) = tell([ROUTES["webhook"]], FAILURE)
+    assert result.error and len(receiver.requests) <= 3
+
+
 def test_no_redirection_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would carry the message, and a login, to another server."""
     with Receiver() as other, Receiver() as first:
@@ -210,15 +221,18 @@ def test_no_redirection_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "header"),
+    ("login", "fields", "header"),
     [
-        ({"password": "a-token"}, "Bearer a-token"),
-        ({"login": "me", "password": "pass:word"}, "Basic bWU6cGFzczp3b3Jk"),
-        ({"login": "me", "password": "ключ"}, "Basic bWU60LrQu9GO0Yc="),
-        ({}, None),
+        ("", {"password": "a-token"}, "Bearer a-token"),
+        ("", {"login": "me", "password": "pass:word"}, "Basic bWU6cGFzczp3b3Jk"),
+        ("", {"login": "me", "password": "ключ"}, "Basic bWU60LrQu9GO0Yc="),
+        ("me:pass%3Aword@", {}, "Basic bWU6cGFzczp3b3Jk"),
+        ("me:pass@", {"password": "a-token"}, "Bearer a-token"),
+        ("", {}, None),
     ],
 )
 def test_a_webhook_logs_in_as_its_connection_says(
+    login: str,
     fields: dict[str, str],
     header: str | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -230,7 +244,8 @@ def test_a_webhook_logs_in_as_its_connection_says(
     monkeypatch.setenv("NETRC", str(netrc))
     with Receiver() as receiver:
         extra = {"headers": {"X-Team": "data"}}
-        define(monkeypatch, "own", conn_type="http", host=receiver.url, extra=extra, **fields)
+        host = receiver.url.replace("//", f"//{login}")
+        define(monkeypatch, "own", conn_type="http", host=host, extra=extra, **fields)
         (result,) = tell([Route(webhook_conn_id="own")], FAILURE)
     assert result.error is None
     (request,) = receiver.requests

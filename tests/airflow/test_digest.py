@@ -156,6 +156,20 @@ def test_a_failed_check_and_a_recovery_are_told_as_such(shop: Shop) -> None:
     assert told["facts"]["Recovered"] == "1" and "all well" in told["title"]
 
 
+def test_a_table_of_which_the_whole_and_a_part_were_compared_counts_once(shop: Shop) -> None:
+    shop.project.succeed()
+    shop.project.verify()
+    part = "INSERT INTO loadsheet.verified SELECT (jsonb_populate_record(v, %s::jsonb)).*"
+    of_a = " FROM loadsheet.verified v WHERE name = 'a' AND is_whole"
+    as_part = '{"is_whole": false, "part": "the last rows"}'
+    shop.project.in_warehouse(part + of_a, as_part)
+    assert shop.next_day()["facts"]["Verified"] == "2 equal"
+    shop.project.in_warehouse("UPDATE loadsheet.verified SET verified_at = verified_at + '1 day'")
+    differs = "UPDATE loadsheet.verified SET verdict = 'differs' WHERE NOT is_whole"
+    shop.project.in_warehouse(differs)
+    assert shop.next_day()["facts"]["Verified"] == "1 equal, 1 differs"
+
+
 def test_what_is_no_longer_in_the_file_is_not_told(shop: Shop) -> None:
     shop.project.succeed()
     shop.project.in_source("ALTER TABLE a RENAME TO c")

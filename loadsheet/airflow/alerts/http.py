@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from airflow.sdk import Connection
 from requests.auth import AuthBase, HTTPBasicAuth
+from requests.utils import get_auth_from_url
 
 from loadsheet.errors import InputError, WorkError
 from loadsheet.redact import on_one_line, register_secrets
@@ -95,7 +96,7 @@ def _pause(answer: requests.Response) -> int | None:
     """The seconds after which a server that is asked too often wants to be asked again."""
     seconds = answer.headers.get("Retry-After", "")
     if answer.status_code == 429 and seconds.isdecimal() and len(seconds) < 5:
-        return int(seconds)
+        return max(int(seconds), 1)  # who asks for none would be asked without a break
     return None
 
 
@@ -127,14 +128,17 @@ class Bearer(AuthBase):
 
 
 def login_of(connection: Connection) -> AuthBase | None:
-    """The login of a connection whose password is no address: a name with a password, or a token
-    alone."""
-    password = connection.password or ""
+    """The login of a connection: its password, where that is no address, with its name or as a
+    token alone; else the login that its address has. Raises InputError for one without an
+    address."""
+    name, password = connection.login, connection.password or ""
     if not password or is_address(password):
+        name, password = get_auth_from_url(address_of(connection))
+    if not password:
         return None
-    if connection.login:
-        login, secret = connection.login.encode(), password.encode()
-        # A server that repeats what it was sent repeats it like this.
-        register_secrets(b64encode(login + b":" + secret).decode())
-        return HTTPBasicAuth(login, secret)
-    return Bearer(password)
+    if not name:
+        return Bearer(password)
+    login = f"{name}:{password}".encode()
+    # A server that repeats what it was sent repeats it like this.
+    register_secrets(password, b64encode(login).decode())
+    return HTTPBasicAuth(name.encode(), password.encode())
