@@ -54,10 +54,12 @@ def send_due(
     broken: Mapping[str, Sequence[Route]],
     variable: str,
     now: datetime,
+    away: dict[str, str],
 ) -> None:
     """Send the digests of `pipelines` that are due, and note it in the Variable. `broken` has the
-    routes that broken files name. Raises what Airflow's API raises, and nothing of a warehouse or a
-    route."""
+    routes that broken files name. `away` has why warehouses cannot be asked, by their connections;
+    those that are found to be away are added. Raises what Airflow's API raises, and nothing of a
+    warehouse or a route."""
     digests = _by_place(pipelines, broken)
     if not digests:
         return
@@ -66,13 +68,13 @@ def send_due(
     # A place that was never told of anything begins with the next digest.
     dues = dict(_dues(digests, now))
     until = {name: told.get(name, due) for name, due in dues.items()}
-    away = told.keys() - dues
-    others = {name: told[name] for name in away if now - told[name] < _REMEMBERED}
+    unnamed = told.keys() - dues
+    others = {name: told[name] for name in unnamed if now - told[name] < _REMEMBERED}
     if others | until != told:
         _note(variable, others | until)
     was_sent = False
     for name, due in dues.items():
-        if until[name] < due and _send(digests[name], until[name], due):
+        if until[name] < due and _send(digests[name], until[name], due, away):
             until[name] = due
             # At once: after this, nothing sends it again.
             _note(variable, others | until)
@@ -109,32 +111,44 @@ def _dues(digests: Mapping[str, _Digest], now: datetime) -> Iterator[tuple[str, 
             yield name, last_due(digest.route.digest_at, now)
 
 
-def _send(digest: _Digest, start: datetime, end: datetime) -> bool:
+def _send(digest: _Digest, start: datetime, end: datetime, away: dict[str, str]) -> bool:
     """Whether the route has the digest, or may have it."""
-    days = list(_days(digest.pipelines, start, end))
+    days = list(_days(digest.pipelines, start, end, away))
     _add_drift(days, start, end)
     message = digest_message(days, digest.broken, start, end, page_address())
     (result,) = tell([digest.route], message, about="the day")
     return not result.refused
 
 
-def _days(pipelines: Sequence[Pipeline], start: datetime, end: datetime) -> Iterator[Day]:
+def _days(
+    pipelines: Sequence[Pipeline], start: datetime, end: datetime, away: dict[str, str]
+) -> Iterator[Day]:
     by_warehouse: dict[str, list[Pipeline]] = {}
     for pipeline in pipelines:
         by_warehouse.setdefault(pipeline.warehouse.conn_id, []).append(pipeline)
     for conn_id, its_pipelines in by_warehouse.items():
-        try:
-            with (
-                limited(f"asking {conn_id}", _WAREHOUSE_LIMIT),
-                connect_warehouse(airflow_connection(conn_id)) as session,
-            ):
-                session.pin({"statement_timeout": _STATEMENT_TIMEOUT}, read_only=True)
-                days = read_days(session, its_pipelines, start, end)
-        except Exception as error:  # the digest tells of the others, and of this
-            _log.warning("the warehouse %s cannot be asked: %s", conn_id, summary(error))
-            why = f"the warehouse {conn_id} cannot be asked: {on_one_line(summary(error))}"
-            days = [Day(pipeline=pipeline.name, unknown=why) for pipeline in its_pipelines]
+        days: list[Day] = []
+        if conn_id not in away:
+            try:
+                days = _days_in(conn_id, its_pipelines, start, end)
+            except Exception as error:  # the digest tells of the others, and of this
+                _log.warning("the warehouse %s cannot be asked: %s", conn_id, summary(error))
+                why = f"the warehouse {conn_id} cannot be asked: {on_one_line(summary(error))}"
+                away[conn_id] = why
+        if conn_id in away:
+            days = [Day(pipeline=one.name, unknown=away[conn_id]) for one in its_pipelines]
         yield from days
+
+
+def _days_in(
+    conn_id: str, pipelines: Sequence[Pipeline], start: datetime, end: datetime
+) -> list[Day]:
+    with (
+        limited(f"asking {conn_id}", _WAREHOUSE_LIMIT),
+        connect_warehouse(airflow_connection(conn_id)) as session,
+    ):
+        session.pin({"statement_timeout": _STATEMENT_TIMEOUT}, read_only=True)
+        return read_days(session, pipelines, start, end)
 
 
 def _add_drift(days: Sequence[Day], start: datetime, end: datetime) -> None:

@@ -70,6 +70,8 @@ class _Files:
     """Those that a digest tells of."""
     broken_routes: dict[str, list[Route]] = field(default_factory=dict)
     """The routes that broken files name, by the files' paths."""
+    away: dict[str, str] = field(default_factory=dict)
+    """Why warehouses could not be asked, by their connections: a look waits for each once."""
 
 
 def watch(root: Path, variable: str, ti: Any) -> None:
@@ -94,7 +96,7 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     for incident, told in send_all([*alarms, *over], late, routes):
         memory = after_telling(memory, {incident: told})
         stored = _note(variable, stored, _as_text(memory, places))
-    send_due(files.in_digests, files.broken_routes, f"{variable}__digests", now)
+    send_due(files.in_digests, files.broken_routes, f"{variable}__digests", now, files.away)
 
 
 def _note(variable: str, stored: str | None, text: str) -> str:
@@ -151,6 +153,7 @@ def _see(files: _Files, memory: Memory, places: Mapping[str, _Place], root: Path
         except Exception as error:
             _log.warning("the warehouse %s cannot be asked: %s", conn_id, summary(error))
             text = f"the warehouse {conn_id} cannot be asked: {on_one_line(summary(error))}"
+            files.away[conn_id] = text
             for pipeline in pipelines:
                 unjudged[pipeline.name] = Cause(key="warehouse", text=text, whole=True)
     return Seen(ages=ages, unjudged=unjudged)

@@ -62,7 +62,7 @@ class Shop:
         before = len(self.world.posted_to("/hook"))
         self.now += after
         pipelines = [load_pipeline(spec) for spec in self.specs]
-        send_due(pipelines, self.broken, "digests", self.now)
+        send_due(pipelines, self.broken, "digests", self.now, {})
         return [request.document for request in self.world.posted_to("/hook")[before:]]
 
     def next_day(self) -> dict[str, Any]:
@@ -283,6 +283,32 @@ def test_a_warehouse_that_is_away_is_told_and_the_others_are(
     assert told["sections"]["Needs a look"] == (
         "shop: the warehouse warehouse cannot be asked: OSError: connection refused"
     )
+
+
+def test_a_look_waits_once_for_a_warehouse_that_is_away(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what is late and for all digests: each wait takes up to 30 s of the look's 4 minutes."""
+    asked: list[str] = []
+
+    def away(conn_id: str) -> Any:
+        asked.append(conn_id)
+        raise OSError("connection refused")
+
+    shop.write(HOOK, {**BOT, "digest_at": "09:00"}, defaults={"fresh_within": "2h"})
+    for module in (digest, freshness_watch):
+        monkeypatch.setattr(module, "airflow_connection", away)
+    watch(shop.project.folder, FRESHNESS_DAG, None)
+    name = f"{FRESHNESS_DAG}__digests"
+    places = json.loads(shop.variables[name])
+    yesterday = datetime.now(UTC) - 2 * DAY
+    shop.variables[name] = json.dumps(dict.fromkeys(places, yesterday.isoformat()))
+    asked.clear()
+    watch(shop.project.folder, FRESHNESS_DAG, None)
+    assert asked == ["warehouse"]
+    (told,) = (request.document for request in shop.world.posted_to("/hook"))
+    assert "connection refused" in told["sections"]["Needs a look"]
+    assert len(shop.world.by_bot) == 1
 
 
 def test_a_file_with_problems_is_told_where_its_text_says(shop: Shop, tmp_path: Path) -> None:
