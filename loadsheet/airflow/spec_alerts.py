@@ -42,10 +42,23 @@ _TRY_AGAIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class _State:
-    """Where messages about a file go, and the hash of the problems that were reported last."""
+    """Where messages about a file go, the hash of the problems that were reported last, and the
+    places that have heard of earlier ones since the file was last read."""
 
     routes: tuple[Route, ...]
     reported: str = ""
+    told: tuple[str, ...] = ()
+
+    def told_by_now(self, stub: Path) -> tuple[str, ...]:
+        """The places that have heard of problems since the file was last read: all but those for
+        which a message still waits and that have heard of none before."""
+        if not self.reported:
+            return ()
+        waiting: list[str] = []
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            waiting = [route.place for route in _left_to(message_file_of(stub))]
+        heard = [route.place for route in self.routes if route.hears("broken_spec")]
+        return tuple(sorted({*self.told, *heard} - ({*waiting} - {*self.told})))
 
 
 def report_problems(stub: Path, spec: Path, shown: str, problems: str) -> None:
@@ -58,7 +71,9 @@ def report_problems(stub: Path, spec: Path, shown: str, problems: str) -> None:
     if not heard:
         return
     reported = hashlib.sha256(problems.encode(errors="replace")).hexdigest()
-    if state.reported != reported and _write(stub, replace(state, reported=reported)):
+    if state.reported == reported:
+        return
+    if _write(stub, replace(state, reported=reported, told=state.told_by_now(stub))):
         _leave(stub, heard, shown, problems)
 
 
@@ -76,13 +91,10 @@ def report_repair(stub: Path, shown: str, dag: DAG) -> None:
         return
     if before is None or not before.reported:
         return
-    # Who was not told of the problems yet need not be told that they are fixed.
-    unaware: list[str] = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        unaware = [route.place for route in _left_to(message_file_of(stub))]
+    # Who was not told of the problems need not be told that they are fixed.
+    told = before.told_by_now(stub)
     with contextlib.suppress(OSError):
         message_file_of(stub).unlink()
-    told = {route.place for route in before.routes if route.hears("broken_spec")} - {*unaware}
     heard = [route for route in routes if route.hears_recovery(told)]
     if heard:
         _leave(stub, heard, shown, "")
@@ -110,14 +122,15 @@ def _keys(routes: Sequence[Route]) -> list[dict[str, object]]:
 def _read(stub: Path) -> _State | None:
     try:
         noted = json.loads(alert_of(stub).read_text(encoding="utf-8"))
-        return _State(tuple(map(route_of, noted["routes"])), noted["reported"])
+        routes = tuple(map(route_of, noted["routes"]))
+        return _State(routes, noted["reported"], tuple(noted.get("told", ())))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _write(stub: Path, state: _State) -> bool:
     """Whether the state could be noted. If not, each parse would leave the same message."""
-    noted = {"routes": _keys(state.routes), "reported": state.reported}
+    noted = {"routes": _keys(state.routes), "reported": state.reported, "told": state.told}
     try:
         write_atomically(alert_of(stub), json.dumps(noted), drafts=stub.parents[1])
     except OSError as error:

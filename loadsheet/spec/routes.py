@@ -7,7 +7,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 Kind = Literal["slack", "email", "teams", "pagerduty", "webhook"]
@@ -94,6 +94,9 @@ def route_of(keys: Mapping[str, Any]) -> Route:
     """The route with these keys of a pipeline file. Raises TypeError or ValueError for keys that
     are none of a route."""
     values = dict(keys)
+    unknown = values.keys() - {one.name for one in fields(Route)}
+    if unknown:
+        raise ValueError(f"a route has no key {min(unknown)!r}")
     for key in ("to", "events"):
         if key in values:
             values[key] = tuple(values[key])

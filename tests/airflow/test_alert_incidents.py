@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,26 @@ def test_a_new_failure_after_a_recovery_that_some_know_of_is_told_to_all(
     states = [request.document["state"] for request in world.posted_to("/hook")]
     assert states == ["open", "resolved", "open", "resolved"] and variables == {}
     assert world.posted_to("/hook")[3].document["facts"]["First in run"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"slak_conn_id": "slack"}, "a route has no key 'slak_conn_id'"),
+        ({"events": ["failure"]}, "a route needs one of slack_conn_id, "),
+        ({"webhook_conn_id": "x", "events": "failure"}, "events is not a list of failure, "),
+        ({"webhook_conn_id": "x", "events": ["fail"]}, "events is not a list of failure, "),
+    ],
+)
+def test_a_mistake_in_a_dag_of_your_own_is_named_and_keeps_no_other_route_from_its_message(
+    world: World,
+    variables: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    wrong: dict[str, Any],
+    said: str,
+) -> None:
+    fail([wrong, KINDS["webhook"]])
+    assert said in caplog.text and len(world.posted_to("/hook")) == 1
 
 
 def test_mapped_tasks_of_a_dag_of_your_own_are_told_apart(

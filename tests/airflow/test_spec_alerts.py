@@ -80,6 +80,32 @@ def test_a_route_that_was_not_told_of_the_problems_is_not_told_of_the_repair(
     assert not message_file_of(stub).exists()
 
 
+def test_a_route_that_refuses_further_problems_is_told_of_the_repair(
+    world: World, stub: Path
+) -> None:
+    """It knows of the first ones: without their end, PagerDuty's incident would stay open."""
+    spec_alerts.report_repair(stub, "shop.yml", dag_of("pagerduty"))
+    spec_alerts.report_problems(stub, stub, "shop.yml", "1:1 it is broken")
+    refresh(stub)
+    world.http.answer = lambda request: Answer(500)
+    for problem in ("1:2 it is broken", "1:3 it is broken"):
+        spec_alerts.report_problems(stub, stub, "shop.yml", problem)
+        refresh(stub)
+    world.http.answer = as_slack
+    spec_alerts.report_repair(stub, "shop.yml", dag_of("pagerduty"))
+    refresh(stub)
+    actions = [request.document["event_action"] for request in world.posted_to("/v2/enqueue")]
+    assert actions == ["trigger"] * 3 + ["resolve"]
+    # The next trouble is a new one.
+    world.http.answer = lambda request: Answer(500)
+    spec_alerts.report_problems(stub, stub, "shop.yml", "1:1 it is broken")
+    refresh(stub)
+    world.http.answer = as_slack
+    spec_alerts.report_repair(stub, "shop.yml", dag_of("pagerduty"))
+    refresh(stub)
+    assert len(world.posted_to("/v2/enqueue")) == len(actions) + 1
+
+
 def test_a_route_that_was_added_with_the_repair_is_not_told_of_it(world: World, stub: Path) -> None:
     spec_alerts.report_repair(stub, "shop.yml", dag_of("webhook"))
     spec_alerts.report_problems(stub, stub, "shop.yml", "1:1 it is broken")

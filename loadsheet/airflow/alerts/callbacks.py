@@ -13,7 +13,7 @@ from loadsheet.airflow.alerts.incidents import Failure, step_name
 from loadsheet.airflow.alerts.message import Delivery
 from loadsheet.airflow.operators import EarlierTaskFailed
 from loadsheet.redact import summary
-from loadsheet.spec.routes import Route, route_of
+from loadsheet.spec.routes import EVENTS, Route, route_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,7 +52,20 @@ def notify_success(
 
 
 def _routes(routes: Sequence[Mapping[str, Any]] | None, route: Mapping[str, Any]) -> list[Route]:
-    return [route_of(keys) for keys in routes or [route]]
+    """The routes that can be used. Those of a pipeline file are checked; others are a user's own
+    Python, in which one mistake must not keep the others from their message."""
+    usable: list[Route] = []
+    for keys in routes or [route]:
+        try:
+            found = route_of(keys)
+            unknown = set(found.events) - {*EVENTS}
+            if unknown or isinstance(keys.get("events"), str):
+                raise ValueError(f"events is not a list of {', '.join(EVENTS)}")
+        except (TypeError, ValueError) as error:
+            _log.warning("A route cannot be used, and gets no message: %s", summary(error))
+            continue
+        usable.append(found)
+    return usable
 
 
 def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
