@@ -13,6 +13,7 @@ from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import find_pipeline, project_folder, project_specs
 from loadsheet.redact import hanging, on_one_line
+from loadsheet.spec.files import real_path
 from loadsheet.wording import counted
 
 
@@ -57,7 +58,7 @@ def docs(
     if len(projects) > 1:
         raise InputError("these pipelines are in several projects: name those of one")
     project = projects.pop() if projects else project_folder(ctx.obj)
-    files = list(dict.fromkeys(file for file, _ in found)) or project_specs(project)
+    files = list({real_path(file): file for file, _ in found}.values()) or project_specs(project)
     refuse_others(out)  # before the servers are asked
     documents = recorded(files, None if no_connect else project_connections(project))
     file = write_site(out, documents)

@@ -65,7 +65,7 @@ def read_by(step: Step, pipeline: Pipeline) -> list[str]:
 
 def waited_for(pipeline: Pipeline) -> list[str]:
     """The URIs of the tables under `schedule.assets`."""
-    return [asset_uri(*target) for target in asset_targets(pipeline)]
+    return list(dict.fromkeys(asset_uri(*target) for target in asset_targets(pipeline)))
 
 
 def asset_targets(pipeline: Pipeline) -> list[tuple[str, str, str]]:

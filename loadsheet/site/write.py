@@ -4,9 +4,12 @@ job's artifacts."""
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -41,15 +44,28 @@ def write_site(folder: Path, documents: Document) -> Path:
     unfinished = folder / _UNFINISHED
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as opened:
-            opened.write(html(documents).encode("utf-8", "replace"))
-            opened.flush()
-            os.fsync(opened.fileno())
-        unfinished.replace(file)
+        with _alone_in(folder):
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("xb") as opened:
+                opened.write(html(documents).encode("utf-8", "replace"))
+                opened.flush()
+                os.fsync(opened.fileno())
+            unfinished.replace(file)
     except OSError as error:
         raise InputError(f"--out: {folder} cannot be written: {error.strerror}") from None
     return file
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes a site there: it would take this one's unfinished file
+    for one that was left behind, or move it into place."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def refuse_others(folder: Path) -> None:
@@ -71,6 +87,8 @@ def refuse_others(folder: Path) -> None:
 
 
 def _is_ours(file: Path) -> bool:
+    if not file.is_file():  # opening a pipe would wait for its other end
+        return False
     try:
         with file.open("rb") as opened:
             return _MARK.encode() in opened.read(_BYTES_WITH_MARK)

@@ -6,15 +6,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import InputError
+from loadsheet.page.documents import Document
 from loadsheet.page.files import static_files
 from loadsheet.site import write
 from loadsheet.site.recorded import recorded
@@ -181,6 +186,32 @@ def test_a_link_in_the_folder_is_replaced_and_not_followed(tmp_path: Path) -> No
     assert kept.read_text() == "mine"
 
 
+def test_a_pipe_in_place_of_the_page_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.html")
+    with pytest.raises(InputError, match=r"has other files in it \(index.html\)"):
+        write_site(tmp_path, documents())
+
+
+def test_two_that_write_at_once_do_not_take_each_other_s_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins in the middle of the first. Without the lock it removes the first one's
+    unfinished file."""
+    second = Thread(target=write_site, args=(tmp_path, documents("second")))
+
+    def begin_another(document: Document) -> str:
+        monkeypatch.undo()
+        second.start()
+        second.join(0.3)
+        return html(document)
+
+    monkeypatch.setattr(write, "html", begin_another)
+    file = write_site(tmp_path, documents("first"))
+    second.join(30)
+    assert embedded(file.read_text()) == documents("second")
+    assert [one.name for one in tmp_path.iterdir()] == ["index.html"]
+
+
 SPEC = """
 version: 1
 pipeline: {name}
@@ -225,6 +256,14 @@ def test_two_files_with_one_name_are_told_apart_by_an_error(tmp_path: Path) -> N
     pipelines = recorded(files, None)["overview"]["pipelines"]
     assert [one["targets"] for one in pipelines] == [[], []]
     assert all("other files have this name" in one["error"] for one in pipelines)
+
+
+def test_a_pipeline_that_is_named_twice_is_on_the_site_once(tmp_path: Path) -> None:
+    file = pipeline(tmp_path / "pipelines", "shop")
+    arguments = ["--project", str(tmp_path), "docs", "--no-connect", "--out", str(tmp_path / "o")]
+    result = CliRunner().invoke(app, [*arguments, "shop", str(file), os.path.relpath(file)])
+    assert result.exit_code == 0, result.stderr
+    assert "(1 pipeline, 2 tables and marts)" in result.stdout
 
 
 def test_the_order_of_files_does_not_matter(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from loadsheet.names import is_pattern, matches
 from loadsheet.problem import Finding
 from loadsheet.spec.models import FRESHNESS_DAG
 from loadsheet.spec.rules.names import (
@@ -117,15 +118,25 @@ def waits_for_no_table_of_its_own(view: View) -> Iterator[Finding]:
     warehouse = view.get("warehouse")
     if not waits_for_assets(view) or warehouse is None:
         return
-    own = {f"{warehouse.get('schema', 'staging')}.{table.name}": table for table in view.tables}
+    staging = f"{warehouse.get('schema', 'staging')}."
     marts = warehouse.get("mart_schema", "mart")
-    own |= {f"{marts}.{transform.name}": transform for transform in view.transforms}
+    own = {staging + table.name for table in view.tables}
+    own |= {f"{marts}.{transform.name}" for transform in view.transforms}
+    patterns = [table for table in view.tables if is_pattern(table.name)]
     for place, name in enumerate(view.get("schedule", "assets", default=[])):
-        if name.removeprefix(f"{warehouse['conn_id']}.") in own:
+        target = name.removeprefix(f"{warehouse['conn_id']}.")
+        table = target.removeprefix(staging)
+        is_matched = table != target and any(_is_matched(table, one) for one in patterns)
+        if target in own or is_matched:
             message = f"{name} is written by this pipeline itself"
             hint = "name what other pipelines write; own transforms follow their inputs anyway"
             path = ("schedule", "assets", place)
             yield Finding("bad-schedule", path=path, message=message, hint=hint)
+
+
+def _is_matched(name: str, pattern: Entry) -> bool:
+    excluded = pattern.own.get("exclude") or ()
+    return matches(pattern.name, name) and not any(matches(one, name) for one in excluded)
 
 
 def verify_is_known(view: View) -> Iterator[Finding]:

@@ -348,6 +348,12 @@ tables:
         ("mart.sales", "source", "did you mean warehouse.mart.sales?"),
         ("shop.mart.sales", "warehouse", "did you mean mart.sales?"),  # a pipeline's name
         ("public.x", "warehouse", "write schema.table of another pipeline"),
+        # No event has the name of a pattern: a run would never start.
+        (
+            "'staging.log_*'",
+            "warehouse",
+            "a pattern cannot be waited for: name the tables that it matches",
+        ),
     ],
 )
 def test_an_asset_that_no_pipeline_of_the_project_writes_is_a_problem(
@@ -360,8 +366,37 @@ def test_an_asset_that_no_pipeline_of_the_project_writes_is_a_problem(
         assert result.out == "1 file checked: no problems\n"
         return
     place = "pipelines/late/pipeline.yml:2:21 schedule.assets[0]: "
-    assert f"{place}no pipeline of this project writes {name}\n" in result.out
+    assert f"{place}no pipeline of this project writes {name.strip(chr(39))}\n" in result.out
     assert f"hint: {meant}\n" in result.out and result.code == 2
+
+
+@pytest.mark.parametrize(
+    ("waits", "circle"),
+    [
+        ({"a": "shop", "b": "a", "c": "b"}, None),
+        ({"a": "c", "b": "a", "c": "b"}, "c waits for b, b waits for a, a waits for c"),
+        ({"a": "c", "b": "shop", "c": "a"}, "c waits for a, a waits for c"),
+        ({"a": "b", "b": "a", "c": "b"}, None),  # it waits for a circle, and is in none
+    ],
+)
+def test_pipelines_that_wait_for_each_other_are_a_problem(
+    cli: Cli, project: Path, waits: dict[str, str], circle: str | None
+) -> None:
+    """Each would start the next for as long as rows arrive."""
+    for name, upstream in waits.items():
+        asset = "staging.orders" if upstream == "shop" else f"{upstream}.bills"
+        text = WAITING.format(name=asset, warehouse="warehouse").replace("raw", name)
+        write_pipeline(project, name, text, {})
+    result = cli("check", "pipelines/c")
+    if circle is None:
+        assert result.out == "1 file checked: no problems\n"
+        return
+    name = f"{waits['c']}.bills"
+    assert result.code == 2
+    assert (
+        f"pipelines/c/pipeline.yml:2:21 schedule.assets[0]: by {name}, this pipeline waits for"
+        f" itself: {circle}\n" in result.out
+    )
 
 
 def test_what_a_file_with_problems_writes_is_not_known(cli: Cli, project: Path) -> None:
