@@ -40,6 +40,21 @@ _MASKED_VALUE = f'value "{MASK}" is out of range'
 _OUT_OF_RANGE = 'value "', '" is out of range'
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
+# Passwords as SQL writes them: in libpq's `host=db user=me password=...`, next to another of its
+# parameters, so that `WHERE password = x` stays; and in `PASSWORD '...'`, as of a role.
+_PARAMETER = r"[a-z_]{1,40}=[^\s'\"=]{1,200}"
+_SERVER = r"\b(?:host|hostaddr|port|dbname|user|service|sslmode)="
+_CONNINFO = re.compile(
+    rf"({_SERVER}[^\s'\"=]{{1,200}}\s+(?:{_PARAMETER}\s+){{0,12}}?password=)(?:''[^']*''|[^\s'\"]+)",
+    re.IGNORECASE,
+)
+_CONNINFO_FIRST = re.compile(
+    # Bounds, because what follows is looked for at each place.
+    rf"(\bpassword=)(?:''[^']{{0,300}}''|[^\s'\"]{{1,300}}+)"
+    rf"(?=\s+(?:{_PARAMETER}\s+){{0,12}}?{_SERVER})",
+    re.IGNORECASE,
+)
+_PASSWORD_CLAUSE = re.compile(r"(\bpassword\s{1,9})(?:'[^']*')+", re.IGNORECASE)
 _SECRET = (
     "(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)"
     r"[\w-]{0,40}"
@@ -154,12 +169,15 @@ def without_secrets(text: str) -> str:
 
 
 def masked(text: str) -> str:
-    """`text` without what is certainly a secret: registered values, logins in URLs, webhooks."""
+    """`text` without what is certainly a secret: registered values, logins in URLs, webhooks,
+    passwords of libpq's parameters and of SQL's PASSWORD clause."""
     # Longest first: a secret may contain another one.
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _URL_LOGIN.sub(rf"\1{MASK}@", text)
-    return _WEBHOOK.sub(rf"\1{MASK}", text)
+    for pattern in (_CONNINFO, _CONNINFO_FIRST, _PASSWORD_CLAUSE, _WEBHOOK):
+        text = pattern.sub(rf"\1{MASK}", text)
+    return text
 
 
 def mask_line(line: str) -> str:

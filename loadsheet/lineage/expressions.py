@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadsheet.lineage.trace import Place
+from loadsheet.redact import masked
 from loadsheet.sql.parsing import Node, Statement, parse
 from loadsheet.sql.tokens import Token, line_and_column
 
@@ -60,7 +61,7 @@ class Expressions:
             text += (" " if token.start > end else "") + self._sql[token.start : token.end]
             end = token.end
         line, _ = line_and_column(self._sql, tokens[0].start)
-        return Expression(text, line, within, "ColumnRef" in target.get("val", {}))
+        return Expression(masked(text), line, within, "ColumnRef" in target.get("val", {}))
 
 
 def _tokens_of(statement: Statement, target: Node) -> Iterator[Token]:

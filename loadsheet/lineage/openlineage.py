@@ -11,6 +11,7 @@ from loadsheet import __version__
 from loadsheet.connections.lookup import Connection
 from loadsheet.lineage.models import Column, Dataset, Edge, Lineage, carries_values
 from loadsheet.plan.steps import step_id
+from loadsheet.redact import masked
 from loadsheet.spec.models import Pipeline
 
 _SPEC = "https://openlineage.io/spec"
@@ -72,7 +73,7 @@ def job_events(
 def _job(pipeline: Pipeline, names: Names, target: Dataset) -> dict[str, Any]:
     facets = _facet("jobType", processingType="BATCH", integration="LOADSHEET", jobType="TASK")
     if target.kind == "mart":
-        sql = pipeline.transform(target.name).sql
+        sql = masked(pipeline.transform(target.name).sql)
         facets |= _facet("sql", query=sql, dialect="postgres")
     step = step_id("transform" if target.kind == "mart" else "load", target.name)
     return {

@@ -150,6 +150,11 @@ LONG = (
     "out of range",
     "\n \t",
     "'\"",
+    "host=a ",
+    "host=a b=c ",
+    "password=a b=c ",
+    "password '",
+    "host=",
 )
 
 
@@ -201,6 +206,26 @@ def test_a_report_of_many_tables_loses_none_when_it_is_cleaned_again(first: int)
     assert "12" not in report and clean(report) == report
     # The control: uncleaned, a value may hold quotes and lines, and all between them is taken out.
     assert clean("\n".join(REASONS)).count("\n") < len(REASONS) - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("dblink('host=db user=me password=hunter2', 'x')", "host=db user=me password=***'"),
+        ("dblink('dbname=x\n  password=hunter2 host=db')", "password=*** host=db'"),
+        ("dblink('PASSWORD=hunter2 port=5 dbname=x')", "PASSWORD=*** port=5 dbname=x'"),
+        ("dblink('host=db password=''hunter2 a'' user=me')", "password=*** user=me'"),
+        ("ALTER ROLE me PASSWORD 'a''hunter2'", "PASSWORD ***"),
+        ("OPTIONS (user 'me', password 'hunter2')", "password ***)"),
+        # The negative control: these are columns.
+        ("WHERE user=a AND password=b.hunter2", "password=b.hunter2"),
+        ("SELECT password, 'hunter2' FROM t WHERE token = 'hunter2'", "token = 'hunter2'"),
+        ("ON host=a.host\nWHERE password=b.hunter2", "password=b.hunter2"),
+    ],
+)
+def test_passwords_in_sql_are_masked_and_columns_are_not(text: str, shown: str) -> None:
+    assert shown in masked(text)
+    assert ("hunter2" in masked(text)) == ("hunter2" in shown)
 
 
 @pytest.mark.parametrize(
