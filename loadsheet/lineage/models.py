@@ -17,8 +17,8 @@ those of a mart; `unknown` where a mart reads a table and its columns are not tr
 source table to a staging table that is not loaded yet."""
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-ROWS = "*"
-"""In place of a column: which rows a table has."""
+ROWS = ""
+"""In place of a column: which rows a table has. No column has this name; `*` may be one."""
 
 
 @dataclass(frozen=True, order=True)

@@ -151,6 +151,7 @@ CASES["of_two_ways"] = (
     "SELECT t || u AS v FROM mart.twice_on_it",
     ["v <- sale.amount, shop.name", "rows <-"],
 )
+NAMED_AS_ROWS = {"star": ('SELECT kind AS "*" FROM staging.sale', {"materialized": "view"})}
 NOT_KNOWN = {
     "a_function": "SELECT id, audit.price(id) AS price FROM staging.sale",
     "a_condition": "SELECT id FROM staging.sale WHERE audit.price(id) > 1",
@@ -179,7 +180,7 @@ def world(
     transforms: dict[str, Any] = {
         name: (sql, {"materialized": "view"}) for name, (sql, _) in CASES.items()
     }
-    project.spec(TABLES, transforms | NOT_KNOWN, external=["audit.*"])
+    project.spec(TABLES, transforms | NOT_KNOWN | NAMED_AS_ROWS, external=["audit.*"])
     result = project.cli("run", "shop")  # which also looks for the tables of the pattern
     assert result.returncode == 0, result.stderr
     yield project
@@ -266,6 +267,11 @@ def test_the_way_goes_over_marts_to_the_source(world: Project) -> None:
     assert "    <- mart.on_a_mart.t = twice || name, see above" in again
     # An expression in a WITH is shown where the mart only passes it on.
     assert "\n  r: r.kind || s.name\n" in said(world, "a_recursion.kind")
+
+
+def test_a_column_named_like_a_star_is_not_the_rows_of_its_table(world: Project) -> None:
+    way = "mart.star.* = kind\n  <- staging.sale.kind <- public.sale.kind\n"
+    assert said(world, "mart.star") == said(world, "mart.star.*") == way
 
 
 def test_staging_columns_lead_to_the_columns_of_the_source(world: Project) -> None:
