@@ -309,14 +309,17 @@ def test_a_table_that_the_run_left_out_has_not_recovered(
     assert len(slack.messages) == 2
 
 
-def test_a_failure_slack_was_not_told_of_still_recovers(
+def test_who_refused_a_failure_is_not_told_that_it_is_over(
     slack: SlackReceiver, variables: dict[str, str]
 ) -> None:
     slack.respond(status=500)
-    fail()
+    fail(run_id="1")
     slack.respond()
-    work()
-    assert "works again" in text_of(slack.messages[1])
+    work(run_id="2")
+    assert len(slack.messages) == 1 and variables == {}
+    fail(run_id="3")
+    work(run_id="4")
+    assert len(slack.messages) == 3 and "works again" in text_of(slack.messages[2])
 
 
 def test_a_recovery_that_slack_refused_is_told_by_the_next_success(
@@ -361,7 +364,7 @@ def test_without_the_event_failure_only_the_recovery_is_told(
     slack: SlackReceiver, variables: dict[str, str]
 ) -> None:
     notify_failure(context("x"), slack_conn_id="slack", events=["recovery"])
-    work()
+    notify_success(context(), slack_conn_id="slack", events=["recovery"])
     assert len(slack.messages) == 1 and "works again" in text_of(slack.messages[0])
 
 
