@@ -356,8 +356,8 @@ def _scratch_of(pid: int) -> Path:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            # initdb has ended meanwhile
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            # initdb has ended meanwhile, or is about to be reaped: its files are then root's
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError, PermissionError):
                 environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
                 found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
                 if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":

@@ -245,7 +245,7 @@ class Sequence:
         if fine:
             assert not errors, errors
         else:
-            assert [type(error) for error in errors] == [Refused], (twin, steps)
+            assert [isinstance(error, Refused) for error in errors] == [True], (twin, steps)
 
     def _run_and_model(self, run_id: str = "", since: Any = None, **request: Any) -> None:
         interval = request.pop("interval", None)
