@@ -278,6 +278,19 @@ class Project:
         return set(Lake(self.connections("lake"), self.bucket).names(""))
 
 
+def load_tables(project: Project, count: int) -> None:
+    """Load so many small tables with an index on the cursor, `t0`, `t1` and so on, each with one
+    more row than before."""
+    names = [f"t{number}" for number in range(count)]
+    made = ""
+    for name in names:
+        made += f"CREATE TABLE IF NOT EXISTS {name} (id int PRIMARY KEY, at timestamptz);"
+        made += f"CREATE INDEX ON {name} (at); INSERT INTO {name} VALUES ({count}, now());"
+    project.in_source(made)
+    project.spec({name: {"incremental": "at"} for name in names})
+    project.succeed()
+
+
 def client_programs(database: str) -> Path:
     """The folder of the psql and pg_dump that know the server: there are those of 16, which read
     older servers, too, and of 18."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, say
-from loadsheet.cli.output import show
+from loadsheet.cli.output import PipelinesOrAll, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import find_pipeline, project_folder, project_specs
@@ -19,12 +19,7 @@ from loadsheet.wording import counted
 
 def docs(
     ctx: typer.Context,
-    pipelines: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PIPELINE]...", help="A pipeline's name, or its file. Default: all."
-        ),
-    ] = None,
+    pipelines: PipelinesOrAll = None,
     out: Annotated[
         Path,
         typer.Option(

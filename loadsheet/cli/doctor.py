@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT
-from loadsheet.cli.output import AsJson, console, print_json, print_labelled, show
+from loadsheet.cli.output import AsJson, PipelineOrAll, console, print_json, print_labelled, show
 from loadsheet.connections import airflow_side
 from loadsheet.connections.lookup import Connections, definitions_of, project_connections
 from loadsheet.project.folder import open_pipelines
@@ -30,10 +30,7 @@ _AT_ONCE = 8
 
 def doctor(
     ctx: typer.Context,
-    pipeline: Annotated[
-        str | None,
-        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
-    ] = None,
+    pipeline: PipelineOrAll = None,
     as_json: AsJson = False,
 ) -> None:
     """Examine each connection: login, version, TLS, latency, clock, rights; print what is missing

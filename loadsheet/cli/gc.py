@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
-from loadsheet.cli.output import AsJson, console, print_json, print_table, show
+from loadsheet.cli.output import AsJson, PipelineOrAll, console, print_json, print_table, show
 from loadsheet.cli.summary import print_line
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
@@ -38,10 +38,7 @@ _NOT_IN_SPEC = "not in the spec"
 
 def gc(
     ctx: typer.Context,
-    pipeline: Annotated[
-        str | None,
-        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
-    ] = None,
+    pipeline: PipelineOrAll = None,
     older_than: Annotated[
         str,
         typer.Option(

@@ -120,6 +120,14 @@ def rendered(out: Console, content: RenderableType, **options: Any) -> str:
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")
 ]
+PipelineOrAll = Annotated[
+    str | None,
+    typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
+]
+PipelinesOrAll = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PIPELINE]...", help="A pipeline's name, or its file. Default: all."),
+]
 EveryStep = Annotated[
     bool,
     typer.Option(

@@ -20,6 +20,7 @@ from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expecte
 from loadsheet.cli.output import (
     AsJson,
     EveryStep,
+    PipelineOrAll,
     console,
     print_json,
     prints_every_step,
@@ -69,10 +70,7 @@ class Command(TyperCommand):
 
 def status(
     ctx: typer.Context,
-    pipeline: Annotated[
-        str | None,
-        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
-    ] = None,
+    pipeline: PipelineOrAll = None,
     watch: Annotated[
         float | None,
         typer.Option(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, console, print_json, print_labelled
+from loadsheet.cli.output import AsJson, PipelineOrAll, console, print_json, print_labelled
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
@@ -36,10 +36,7 @@ _INDENT = " " * 8
 
 def test(
     ctx: typer.Context,
-    pipeline: Annotated[
-        str | None,
-        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
-    ] = None,
+    pipeline: PipelineOrAll = None,
     only: Annotated[
         str | None,
         typer.Option("--only", metavar="TEXT", help="Only tests whose names contain TEXT."),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from loadsheet.cli.errors import report_bug
-from loadsheet.cli.output import show
+from loadsheet.cli.output import PipelinesOrAll, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import find_pipeline, project_folder, project_specs
@@ -18,12 +18,7 @@ from loadsheet.project.folder import find_pipeline, project_folder, project_spec
 
 def ui(
     ctx: typer.Context,
-    pipelines: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PIPELINE]...", help="A pipeline's name, or its file. Default: all."
-        ),
-    ] = None,
+    pipelines: PipelinesOrAll = None,
     port: Annotated[
         int,
         typer.Option(min=0, max=65_535, help="The port on 127.0.0.1; 0: one that is free."),

@@ -92,9 +92,7 @@ def follow(session: Session, target: Relation, changed: Drift) -> None:
     """Rename the columns of the target's tombstones, if there are any, as the target's were
     renamed, also where the spec keeps no tombstones now or the target is restored: two names that
     were exchanged look later as if they had not been."""
-    if not (changed.renamed or changed.replaced) or not exist(session, target):
-        return
-    if not _are_ours(session, target):
+    if not (changed.renamed or changed.replaced) or not _are_ours(session, target):
         return
     tombstones = relation_of(target)
     found = tables.columns_of(session, tombstones)

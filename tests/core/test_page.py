@@ -20,7 +20,7 @@ from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.page import commits, documents
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
-from tests.project import Project
+from tests.project import Project, load_tables
 
 SOURCE = """
 CREATE TABLE orders (
@@ -254,14 +254,7 @@ def test_it_takes_as_many_statements_for_many_tables_as_for_few(
     project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     def statements(count: int) -> int:
-        names = [f"t{number}" for number in range(count)]
-        made = ""
-        for name in names:
-            made += f"CREATE TABLE IF NOT EXISTS {name} (id int PRIMARY KEY, at timestamptz);"
-            made += f"CREATE INDEX ON {name} (at); INSERT INTO {name} VALUES ({count}, now());"
-        project.in_source(made)
-        project.spec({name: {"incremental": "at"} for name in names})
-        project.succeed()
+        load_tables(project, count)
         caplog.clear()
         with caplog.at_level(logging.DEBUG, "loadsheet.postgres"):
             assert len(overview(project)) == count

@@ -345,12 +345,10 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
         assert not judge(project, "item") and violations(project) == []
 
 
-def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
-    project: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
-) -> None:
-    """It shows a position above the last load's then, but its snapshot lacks rows of that load:
-    they look deleted."""
-    project.source = in_primary = primary.create_database(project.source.rpartition("/")[2])
+def searched_in(project: Project, primary: PostgresServer) -> str:
+    """A table of the primary is loaded, in which each run searches for deleted rows. Returns the
+    connection URI of its database there."""
+    project.source = primary.create_database(project.source.rpartition("/")[2])
     project.in_source(
         "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());"
         "INSERT INTO item SELECT generate_series(1, 100)"
@@ -358,6 +356,15 @@ def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
     incremental = {"cursor": "at", "lookback": "1h"}
     project.spec({"item": {"incremental": incremental, "deletes": "hard"}})
     project.succeed()
+    return project.source
+
+
+def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
+    project: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
+) -> None:
+    """It shows a position above the last load's then, but its snapshot lacks rows of that load:
+    they look deleted."""
+    in_primary = searched_in(project, primary)
     line = tally("a standby that catches up behind its snapshot")
     lock_below = catalog._lock_below
     with PostgresServer(copy_of=primary, standby=True) as standby:
@@ -399,14 +406,7 @@ def test_a_commit_that_waits_for_standbys_is_not_taken_for_a_deleted_row(
     project: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
 ) -> None:
     """A standby shows its rows before the primary does. They look deleted there."""
-    project.source = in_primary = primary.create_database(project.source.rpartition("/")[2])
-    project.in_source(
-        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());"
-        "INSERT INTO item SELECT generate_series(1, 100)"
-    )
-    incremental = {"cursor": "at", "lookback": "1h"}
-    project.spec({"item": {"incremental": incremental, "deletes": "hard"}})
-    project.succeed()
+    in_primary = searched_in(project, primary)
     line = tally("a commit that waits for a standby")
     with PostgresServer(copy_of=primary, standby=True) as standby, ThreadPoolExecutor() as pool:
         in_standby = at(project, standby)

@@ -9,6 +9,7 @@ import select
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
@@ -158,6 +159,24 @@ class Chromium:
         ]
         self._events.clear()
         return found
+
+
+def broken_rules(
+    page: Chromium, axe: str, views: Mapping[str, str]
+) -> dict[tuple[str, int], list[str]]:
+    """The rules of accessibility that the views break, by their names and the window's width: all
+    of them wide and dark, and two of them narrow and light."""
+    page.js(axe)
+    looks = [(name, 1300, True) for name in views]
+    looks += [("overview", 390, False), ("table", 390, False)]
+    found = {}
+    for name, width, dark in looks:
+        page.look(width, dark)
+        go(page, views[name])
+        broken = page.js(AXE)
+        if broken:
+            found[name, width] = broken
+    return found
 
 
 def go(page: Chromium, view: str) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from loadsheet.page.server import PageServer
-from tests.page.chromium import AXE, PROGRAM, READY, Chromium, go
+from tests.page.chromium import AXE, PROGRAM, READY, Chromium, broken_rules, go
 from tests.page.sample import HOSTILE, RUN, STATES, Sample
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
@@ -370,15 +370,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(page: Chromium) -> None:
 
 
 def test_no_rule_of_accessibility_is_broken(page: Chromium, axe: str) -> None:
-    found = {}
-    page.js(axe)
-    looks = [(name, 1300, True) for name in VIEWS]
-    looks += [("overview", 390, False), ("table", 390, False)]
-    for name, width, dark in looks:
-        page.look(width, dark)
-        go(page, VIEWS[name])
-        found[name, width] = page.js(AXE)
-    assert {where: broken for where, broken in found.items() if broken} == {}
+    assert broken_rules(page, axe, VIEWS) == {}
 
 
 def test_the_rules_of_accessibility_find_a_mistake(page: Chromium, axe: str) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from loadsheet.site.write import write_site
-from tests.page.chromium import AXE, PROGRAM, READY, Chromium, go
+from tests.page.chromium import PROGRAM, READY, Chromium, broken_rules, go
 from tests.page.sample import HOSTILE, site
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
@@ -157,15 +157,7 @@ def test_a_print_has_all_rows_and_no_buttons(page: Chromium) -> None:
 
 
 def test_no_rule_of_accessibility_is_broken(page: Chromium, axe: str) -> None:
-    found = {}
-    page.js(axe)
-    looks = [(name, 1300, True) for name in VIEWS]
-    looks += [("overview", 390, False), ("table", 390, False)]
-    for name, width, dark in looks:
-        page.look(width, dark)
-        go(page, VIEWS[name])
-        found[name, width] = page.js(AXE)
-    assert {where: broken for where, broken in found.items() if broken} == {}
+    assert broken_rules(page, axe, VIEWS) == {}
 
 
 def test_500_tables_are_drawn_by_a_hundred_and_all_are_searched(

@@ -174,11 +174,8 @@ def freshness_can_be_kept(entry: Entry, view: View) -> Iterator[Finding]:
     cron = cron_of(view)
     if not fail or cron is None or waits_for_assets(view) or not view.is_sound("schedule"):
         return
-    try:
-        gap = longest_gap(cron)
-    except ValueError:  # reported as an unknown schedule
-        return
-    if gap and fail <= gap:
+    gap = _gap_as_long_as(fail, cron)
+    if gap:
         message = f"late before the next run is due: up to {in_hours(gap)} pass between two runs"
         hint = "use a longer limit, or a schedule that runs more often"
         yield entry.warning("freshness", "fresh_within", message, hint)
@@ -197,14 +194,21 @@ def _comes_in_time(entry: Entry, view: View, limit: timedelta | None) -> Iterato
         return
     if number_of_runs(frequency) is not None:
         return
-    try:
-        gap = longest_gap(frequency)
-    except ValueError:  # reported as an unknown schedule
-        return
-    if gap and limit <= gap:
+    gap = _gap_as_long_as(limit, frequency)
+    if gap:
         message = f"late before the next comparison is due: up to {in_hours(gap)} pass between two"
         hint = "use a longer limit, or compare more often"
         yield entry.warning("freshness", path, message, hint)
+
+
+def _gap_as_long_as(limit: timedelta, schedule: str) -> timedelta | None:
+    """The longest time between two runs of the schedule, where the limit is no longer than it. None
+    also for an unknown schedule, which is reported as such."""
+    try:
+        gap = longest_gap(schedule)
+    except ValueError:
+        return None
+    return gap if gap and limit <= gap else None
 
 
 def _by(table: Entry) -> str:
