@@ -51,7 +51,7 @@ from loadsheet.spec.models import Deletes
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import Column, has_one_form, widens
-from loadsheet.warehouse import drift, gone, tables
+from loadsheet.warehouse import apply, drift, gone, tables
 from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
 
@@ -318,7 +318,7 @@ class _Search:
         """The keys that are on one side only. Raises Refused where too many are gone."""
         found = Found()
         rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
-        most = gone.most_of(rows, self.deletes.max_delete)
+        most = apply.most_of(rows, self.deletes.max_delete)
         is_report = self.deletes.action == "report"
         missing_rows = 0
         for one in compare.differing_rows(sides, buckets):

@@ -36,7 +36,7 @@ from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes, Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import drift, fence, gone, ledger
+from loadsheet.warehouse import apply, drift, fence, gone, ledger
 from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
 
@@ -111,7 +111,7 @@ def _compare(
         _refuse_lost(target, sides.target, warehouse)
         totals = compare.by_buckets(sides)
         # More are refused below.
-        most = gone.most_of(totals.target_rows, removing.max_delete) if removing else 0
+        most = apply.most_of(totals.target_rows, removing.max_delete) if removing else 0
         wanted = _Wanted()
         keys_gone = Keys()
         extra = 0

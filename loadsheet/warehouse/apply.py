@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 
 import psycopg
 
@@ -354,6 +355,12 @@ def duplicate_key_message(key: tuple[str, ...]) -> str:
     )
 
 
+def most_of(rows: int, share: float) -> int:
+    """How many of `rows` the `share` is, as it is written: 0.29 of 100 is 29, though the product of
+    the two floats is less."""
+    return int(Decimal(str(share)) * rows)
+
+
 def refuse_shrinking(
     session: Session, after: int, target: Relation, max_shrink: float | None, live: str = "TRUE"
 ) -> None:
@@ -367,7 +374,7 @@ def refuse_shrinking(
     if max_shrink is None and after and before - after <= _FEW_ROWS:
         return
     share = DEFAULT_MAX_SHRINK if max_shrink is None else max_shrink
-    if before and after < before * (1 - share):
+    if before - after > most_of(before, share):
         allowed = f"max_shrink {share:g} allows"
         if max_shrink is None:
             allowed = "a full load may remove without max_shrink"

@@ -8,7 +8,6 @@ rows: the fence, the hashes and the ledger hold for both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from loadsheet.errors import CheckFailed, Refused, Superseded
@@ -98,16 +97,10 @@ def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> N
         )
 
 
-def most_of(rows: int, max_delete: float) -> int:
-    """How many of `rows` the share `max_delete` is, as it is written: 0.29 of 100 is 29, though the
-    product of the two floats is less."""
-    return int(Decimal(str(max_delete)) * rows)
-
-
 def refuse_many(target: Relation, gone: int, rows: int, max_delete: float, pipeline: str) -> None:
     """Raises CheckFailed when `gone` of the target's `rows` are more than the share
     `max_delete`."""
-    if gone <= most_of(rows, max_delete):
+    if gone <= apply.most_of(rows, max_delete):
         return
     is_or_are = "is" if gone == 1 else "are"
     raise CheckFailed(

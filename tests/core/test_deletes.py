@@ -16,7 +16,7 @@ from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.source import catalog
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import fence, gone, tombstones
+from loadsheet.warehouse import apply, fence, gone, tombstones
 from loadsheet.warehouse import mart as mart_module
 from tests.faults.oracle import judge, violations
 from tests.project import Project
@@ -314,7 +314,7 @@ def test_max_delete_is_the_share_as_it_is_written(
     rows: int, deleted: int, share: float, allowed: bool
 ) -> None:
     target = Relation("staging", "item")
-    assert (deleted <= gone.most_of(rows, share)) is allowed
+    assert (deleted <= apply.most_of(rows, share)) is allowed
     if allowed:
         return gone.refuse_many(target, deleted, rows, share, "shop")
     verb = "is" if deleted == 1 else "are"

@@ -85,3 +85,18 @@ def test_a_short_table_may_lose_most_of_its_rows_and_a_long_one_half(project: Pr
     project.in_source("INSERT INTO short VALUES (1); INSERT INTO long VALUES (2250)")
     project.succeed()
     assert apply.DEFAULT_MAX_SHRINK == 0.5
+
+
+@pytest.mark.parametrize(("left", "share"), [(3, 0.7), (9, 0.1), (7, 0.3), (71, 0.29)])
+def test_max_shrink_is_the_share_as_it_is_written(
+    project: Project, left: int, share: float
+) -> None:
+    """Of 10 rows 3 are left where 0.7 allows it, though `10 * (1 - 0.7)` is more than 3."""
+    rows = 10 if left < 10 else 100
+    project.in_source(f"CREATE TABLE item AS SELECT i FROM generate_series(1, {rows}) i")
+    project.spec({"item": {"max_shrink": share}}, tasks={"retries": 0})
+    project.succeed()
+    project.in_source(f"DELETE FROM item WHERE i > {left}")
+    project.succeed()
+    project.in_source(f"DELETE FROM item WHERE i > {left - max(1, int(left * share) + 1)}")
+    assert project.run()["load.load_item"].state == "failed"
