@@ -40,6 +40,8 @@ GROUPS: dict[Kind, str] = {
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
 AFTER_BATCH = "loadsheet.airflow.table_operators.TransformAfterBatchOperator"
+BATCHES = "batches"
+"""The id of the task that makes a run fail with its batches (`_batches`)."""
 RESERVED = ("default", "task_groups")
 """Top-level keys of dag-factory's files that are no DAGs."""
 NOTIFY_FAILURE = "loadsheet.airflow.alerts.callbacks.notify_failure"
@@ -57,6 +59,10 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     kinds = {step.kind for step in steps}
     batches = {step.id for step in steps if step.kind == "batch" and not step.mapped}
     spec = spec_path(pipeline.file, root)
+    tasks = {_short(step.id): _task(step, pipeline, spec, batches) for step in steps}
+    hidden = _hidden(steps, batches)
+    if hidden:
+        tasks[BATCHES] = _batches(hidden, pipeline)
     table_names = [table.name for table in pipeline.tables]
     return {
         "description": pipeline.description or None,
@@ -75,7 +81,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         ),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if kind in kinds},
-        "tasks": {_short(step.id): _task(step, pipeline, spec, batches) for step in steps},
+        "tasks": tasks,
     }
 
 
@@ -157,6 +163,29 @@ def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[
         "execution_timeout": _seconds(tasks.timeout * _steps_of(step)),
         "trigger_rule": "all_done" if reads_batch else _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
+    }
+
+
+def _hidden(steps: Sequence[Step], batches: Set[str]) -> list[str]:
+    """The batches whose failure would not be the run's. Of a run Airflow looks at the last tasks
+    only, and all that follow these batches may succeed: transforms that read other tables."""
+    last = batches.intersection(upstream for step in steps for upstream in step.upstream)
+    for step in steps:
+        if step.kind != "transform":
+            last -= set(step.upstream)
+    return sorted(last)
+
+
+def _batches(names: Sequence[str], pipeline: Pipeline) -> dict[str, Any]:
+    """A task that follows the batches and does nothing, so that a run fails with one of them.
+    Airflow's scheduler marks it without a process, which takes one without callbacks."""
+    return {
+        "operator": "airflow.providers.standard.operators.empty.EmptyOperator",
+        "dependencies": [_short(name) for name in names],
+        "pool": pipeline.tasks.pool,
+        "trigger_rule": "none_failed",
+        "on_success_callback": None,
+        "doc_md": "Fails with a batch that fails, so that the run does. It starts no process.\n",
     }
 
 

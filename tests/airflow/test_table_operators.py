@@ -7,11 +7,15 @@ import contextvars
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.utils.state import State
 
 from loadsheet.airflow import operators
 from loadsheet.airflow.factory import build_dag
@@ -19,6 +23,8 @@ from loadsheet.airflow.operators import StepOperator
 from loadsheet.engine import seal, table_step
 from loadsheet.errors import Unavailable
 from loadsheet.lake import parts
+from loadsheet.plan import dag_config
+from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse.arrival import Arrival
 from tests.project import Project
@@ -309,6 +315,77 @@ def test_a_retry_of_a_batch_does_only_what_is_not_done(
     batch.clear()
     batch.execute()
     assert batched.differences("kind") == batched.differences("sale") == 0
+
+
+class Ended(NamedTuple):
+    """A task of a run that has ended."""
+
+    task_id: str
+    state: str
+
+
+def run_fails(project: Project) -> bool:
+    """Whether Airflow calls a run failed in which the table `unfit` has failed, and nothing else
+    but what has to follow from that."""
+    pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
+    dag, reads = build_dag(pipeline), transform_inputs(pipeline)
+    states: dict[str, str] = {}
+    for task in dag.topological_sort():
+        needed = set(task.upstream_task_ids)
+        fails = task.task_id in ("batch.batch_001", "load.load_unfit")
+        if task.trigger_rule == "all_done":
+            # It follows the batch, and needs only those tables of it that it reads.
+            inputs = reads[task.name]
+            needed = {f"transform.transform_{name}" for name in inputs.transforms}
+            fails = "unfit" in inputs.tables
+        if any(states[name] != "success" for name in needed):
+            states[task.task_id] = "upstream_failed"
+        else:
+            states[task.task_id] = "failed" if fails else "success"
+    ended: Any = [Ended(*found) for found in states.items()]
+    last = DagRun._tis_for_dagrun_state(SimpleNamespace(), dag=dag, tis=ended)
+    return any(task.state in State.failed_states for task in last)
+
+
+@pytest.mark.parametrize(
+    ("marts", "is_hidden"),
+    [
+        ((), False),
+        (("kinds",), True),
+        (("kinds", "of_kinds"), True),
+        (("unfits",), False),
+        (("kinds", "unfits"), False),
+        (("kinds", "unfits", "both"), False),
+    ],
+)
+def test_a_run_fails_with_a_table_of_a_batch_as_with_one_of_its_own_task(
+    project: Project, monkeypatch: pytest.MonkeyPatch, marts: tuple[str, ...], is_hidden: bool
+) -> None:
+    """Airflow looks at the last tasks of a run, and those may all have succeeded."""
+    sql = {**MARTS, "of_kinds": "SELECT n FROM mart.kinds"}
+    chosen = {name: sql[name] for name in marts}
+    tables: dict[str, Any] = {"kind": None, "unfit": None}
+    for more in ({}, {"verify": "@weekly"}):
+        for granularity in ("step", "batch"):
+            project.spec(tables, chosen, tasks={"granularity": granularity}, **more)
+            assert run_fails(project), (granularity, more)
+    # The negative control: without the task that follows the batches.
+    monkeypatch.setattr(dag_config, "_hidden", lambda *given: [])
+    assert run_fails(project)
+    project.spec(tables, chosen, tasks={"granularity": "batch"})
+    assert run_fails(project) != is_hidden
+
+
+def test_what_makes_a_run_fail_with_its_batches_starts_no_process(project: Project) -> None:
+    """Also where alerts want to hear of each success."""
+    alerts = [{"slack_conn_id": "slack", "events": ["failure", "recovery", "drift"]}]
+    tables: dict[str, Any] = {"kind": None, "unfit": None}
+    chosen = {"kinds": MARTS["kinds"]}
+    project.spec(tables, chosen, tasks={"granularity": "batch"}, notify=alerts)
+    dag = build_dag(load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml"))
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    starts = {task.task_id: TaskInstance.is_task_schedulable(task) for task in stored.tasks}
+    assert {name for name, does in starts.items() if not does} == {"batches"}
 
 
 def test_a_batch_with_nothing_new_is_skipped_and_never_starts_after_a_look(
