@@ -40,9 +40,9 @@ from loadsheet.warehouse.scope import Scope
 
 _log = logging.getLogger(__name__)
 
-# Parts that wait in memory, besides the one that is copied. Extraction never waits for the
+# Parts in memory: the one that is copied, and one that waits. Extraction never waits for the
 # warehouse, because it holds the source's snapshot: what finds no room is read from the lake later.
-_MOST_WAITING = 2
+_MOST_IN_MEMORY = 2
 # Longer than the warehouse needs for the parts that wait, unless it stands still.
 _PATIENCE_SECONDS = 30.0
 # How long a thread may take to notice that its session is shut.
@@ -134,7 +134,7 @@ class EarlyLoad:
         self._session: PinnedSession | None = None
         self._arrival: Arrival | None = None
         self._queue: SimpleQueue[tuple[Part, bytes] | None] = SimpleQueue()
-        self._room = threading.Semaphore(_MOST_WAITING)
+        self._room = threading.Semaphore(_MOST_IN_MEMORY)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -242,13 +242,18 @@ class EarlyLoad:
         except Exception as error:
             self._has_failed = True
             _log.info("%s: not loaded early: %s", self._target, summary(error))
-            if self._loads.claim(self):
-                self._roll_back()
+        if self._has_failed:
+            self._loads.claim(self)
+            # Also where another thread has ended it, which does not wait for a session that is
+            # still being opened.
+            self._roll_back()
 
     def _begin(self, loads: EarlyLoads) -> None:
         """Open the transaction and make the table that rows arrive in."""
         session = self._opened.enter_context(loads.spare())
         self._session = session
+        if self._has_failed:
+            raise _Dropped("it was ended before it had a session")
         target, table = self._target, self._table
         # Outside of the transaction: it must hold no lock on the target, nor keep others from
         # creating schemas.

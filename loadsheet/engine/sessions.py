@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -117,7 +116,8 @@ class KeptServers(Servers):
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         super().__init__(pipeline, connections)
-        self._idle: dict[Connect, list[PinnedSession]] = defaultdict(list)
+        # No key comes later, and none goes: several threads take sessions and give them back.
+        self._idle: dict[Connect, list[PinnedSession]] = {connect_source: [], connect_warehouse: []}
 
     @contextlib.contextmanager
     def spare_warehouse(self) -> Iterator[PinnedSession]:
@@ -134,9 +134,9 @@ class KeptServers(Servers):
 
     def close(self) -> None:
         """Close the sessions that are not in use."""
-        for sessions in self._idle.values():
-            while sessions:
-                sessions.pop().close()
+        for connect in self._idle:
+            while session := self._pop_idle(connect):
+                session.close()
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
         """A new session. The kept ones, and those of early loads, make room where the server has
@@ -175,10 +175,15 @@ class KeptServers(Servers):
         else:
             session.close()
 
+    def _pop_idle(self, connect: Connect) -> PinnedSession | None:
+        # Asked for, not looked for: another thread may take the last one in between.
+        with contextlib.suppress(IndexError):
+            return self._idle[connect].pop()
+        return None
+
     def _take_idle(self, connect: Connect) -> PinnedSession | None:
         """A kept session that still works; None where there is none."""
-        while self._idle[connect]:
-            session = self._idle[connect].pop()
+        while session := self._pop_idle(connect):
             try:
                 session.begin_step()
             except psycopg.Error:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -17,6 +18,7 @@ from loadsheet.engine.sessions import KeptServers
 from loadsheet.lake import parts
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
+from loadsheet.pinned import PinnedSession
 from loadsheet.plan.steps import Step
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse.arrival import Arrival
@@ -50,6 +52,10 @@ LOCKS = """
 SELECT count(DISTINCT pid), count(*) FILTER (WHERE relation = 'staging.merged'::regclass)
 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'loadsheet:load:%%'
 """
+BEGUN = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND (state LIKE 'idle in%%' OR application_name LIKE 'loadsheet:load:%%')"
+)
 LEFT = "SELECT relname FROM pg_class WHERE relname ~ '^_loadsheet_'"
 
 
@@ -262,6 +268,40 @@ def test_an_early_load_gives_its_session_to_a_step_that_needs_it(
     assert is_right(loaded, "merged")
 
 
+def test_an_early_load_that_is_ended_before_it_has_a_session_gives_it_back(
+    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extraction goes on meanwhile, and may take hours."""
+    asked, ended = threading.Event(), threading.Event()
+    runs: list[KeptServers] = []
+    spare_warehouse = KeptServers.spare_warehouse
+
+    def slow(servers: KeptServers) -> AbstractContextManager[PinnedSession]:
+        runs.append(servers)
+        asked.set()
+        ended.wait(20)
+        return spare_warehouse(servers)
+
+    monkeypatch.setattr(KeptServers, "spare_warehouse", slow)
+    monkeypatch.setattr(early, "_ENDING_SECONDS", 0.1)
+    begun.held = True
+    sessions: list[tuple[int]] = []
+
+    def end_it() -> None:
+        assert asked.wait(20) and runs[0].early
+        runs[0].early.drop_all()
+        ended.set()
+        for thread in threading.enumerate():
+            if thread.name == "loadsheet-early":
+                thread.join(20)
+        sessions.extend(loaded.in_warehouse(BEGUN))
+
+    begun.meanwhile["extract.sealed"] = end_it
+    loaded.succeed(**only("merged"))
+    assert begun.meanwhile == {} and sessions == [(0,)]
+    assert is_right(loaded, "merged")
+
+
 def test_what_is_hung_on_the_target_meanwhile_stays(loaded: Project, begun: Early) -> None:
     """Seen early, the table could be swapped; under the lock it cannot."""
     view = "CREATE VIEW staging.seen AS SELECT * FROM staging.whole"
@@ -311,7 +351,7 @@ def test_a_part_that_is_damaged_in_the_lake_before_it_arrives_is_noticed(
     loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No part but the first finds room.
-    monkeypatch.setattr(early, "_MOST_WAITING", 1)
+    monkeypatch.setattr(early, "_MOST_IN_MEMORY", 1)
     held = threading.Event()
     begun.held = True
     begun.meanwhile["early.begun"] = lambda: held.wait(20)
@@ -372,3 +412,26 @@ def test_without_the_comparison_they_are_loaded(
     monkeypatch.setattr(Arrival, "copy", watched)
     loaded.succeed(**only("merged"))
     assert committed == [len(begun.parts)] and committed != [0]
+
+
+def test_threads_that_take_the_last_kept_session_at_once_both_get_one(loaded: Project) -> None:
+    """An early load's thread takes sessions and gives them back next to the steps' threads."""
+
+    class Raced(list[PinnedSession]):
+        """Another thread takes the last session whenever this one has looked."""
+
+        def __bool__(self) -> bool:
+            had = len(self) > 0
+            self.clear()
+            return had
+
+    pipeline = load_pipeline(loaded.folder / "pipelines" / "shop" / "pipeline.yml")
+    servers = KeptServers(pipeline, loaded.connections)
+    with servers.warehouse() as session:
+        pass
+    for connect, sessions in servers._idle.items():
+        servers._idle[connect] = Raced(sessions)
+    with servers.warehouse() as again:
+        assert again is session
+    servers.close()
+    assert again.closed
