@@ -147,8 +147,9 @@ def main(
     """Let the peers do a full load and an increment, and look at what they wrote."""
     wrong = []
     with (
-        PostgresServer() as one,
-        PostgresServer() as other,
+        # durable: others have passwords of one iteration, which sling refuses
+        PostgresServer(durable=True) as one,
+        PostgresServer(durable=True) as other,
         tempfile.TemporaryDirectory() as folder,
     ):
         source = one.create_database("flights")

@@ -40,6 +40,7 @@ def command(job: Job, table: dict[str, Any]) -> Command:
         "--yes",
         "--progress",
         "log",
+        "--no-load-timestamp",
         "--source-table",
         f"{job['source_schema']}.{table['name']}",
         "--dest-table",
