@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.records import Record, store
+
 REPO = Path(__file__).resolve().parents[1]
 FLIGHTS = REPO / "pipelines" / "flights"
 LEFT_OUT = ("fct_boarding_pass", "fct_booking_ticket", "fct_seat_occupied_daily")
@@ -55,17 +57,17 @@ def main() -> None:
     _print(values)
     if given.json:
         records = [
-            {
-                "bench": "factory",
-                "case": case,
-                "contender": who,
-                "unit": unit,
-                "values": found,
-                "note": NOTES.get(who, ""),
-            }
+            Record(
+                bench="factory",
+                case=case,
+                contender=who,
+                unit=unit,
+                values=tuple(found),
+                note=NOTES.get(who, ""),
+            )
             for (case, who, unit), found in values.items()
         ]
-        given.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        store(given.json, {}, records)
 
 
 def write_project(root: Path, count: int, *, renamed: bool = True) -> None:

@@ -1,5 +1,5 @@
-"""`python -m bench.growth`: how time grows with the rows of a table, the tables of a pipeline, the
-number of specs.
+"""`python -m bench.growth`: how time grows with the rows of a table, the share of its rows that
+changed, the tables of a pipeline, the number of specs.
 
 `python -m bench.plots` draws what this has stored.
 """
@@ -15,26 +15,34 @@ import typer
 
 from bench import data, factory, job
 from bench.records import Record, show, store
-from bench.transfer import Out, Stage, World_
+from bench.transfer import More, Out, Stage, World_, changed
 from bench.world import World, world
 
 _Sizes = Annotated[str, typer.Option(help="Comma-separated; empty for none.")]
+_CHANGED_OF = 1_000_000
+_INCREMENTS_BY = ("limit", "auto", "ingestr")
 
 
 def main(
     rows: _Sizes = "10000,100000,1000000,10000000",
+    shares: _Sizes = "0,1,10,25,50,100",
     tables: _Sizes = "10,100,1000,5000",
     specs: _Sizes = "1,10,100,1000",
     times: int = 3,
     file: World_ = None,
     out: Out = None,
+    more: More = False,
 ) -> None:
-    """A full load per number of rows; a first run and one with nothing new per number of tables; a
-    parse per specs."""
+    """A full load per number of rows; an increment per share of changed rows (in per cent); a first
+    run and one with nothing new per number of tables; a parse per specs."""
     records: list[Record] = []
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         for size in _numbers(rows):
             found = list(_rows(place, Path(folder), size, times))
+            records += found
+            show(found)
+        if shares:
+            found = list(_shares(place, Path(folder), _numbers(shares), times))
             records += found
             show(found)
         for size in _numbers(tables):
@@ -47,7 +55,7 @@ def main(
         records += found
         show(found)
     if out:
-        store(out, facts, records)
+        store(out, facts, records, more)
 
 
 def _numbers(text: str) -> list[int]:
@@ -64,6 +72,28 @@ def _rows(place: World, folder: Path, size: int, times: int) -> Iterator[Record]
             contender=f"{contender.name}, {size}",
             unit="s",
             values=values,
+        )
+
+
+def _shares(place: World, folder: Path, per_cent: list[int], times: int) -> Iterator[Record]:
+    """Increments of one table, of rows that are spread over it, by the limit, by Loadsheet and by
+    the peer that is the fastest with increments."""
+    source = data.shape(place, "large", _CHANGED_OF)
+    stage, who = Stage(place, source, folder), [job.by_name(name) for name in _INCREMENTS_BY]
+    for contender in who:
+        stage.full(contender)
+    walls: dict[tuple[str, int], list[float]] = {}
+    for _ in range(times):
+        for share in per_cent:
+            for contender, usage in changed(stage, source, share / 100, who):
+                walls.setdefault((contender.name, share), []).append(round(usage.wall, 4))
+    for (name, share), values in walls.items():
+        yield Record(
+            bench="growth",
+            case="share",
+            contender=f"{name}, {share}",
+            unit="s",
+            values=tuple(values),
         )
 
 

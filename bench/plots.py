@@ -17,14 +17,14 @@ HERE = Path(__file__).parent
 IMAGES = HERE.parent / "docs" / "images"
 TITLES = {
     "rows": "A full load, by rows of the table",
+    "share": "An increment of 1,000,000 rows, by per cent of them that changed",
     "tables": "A run of tables with 10 rows, by their number",
     "specs": "Checking and building all specs, by their number",
 }
 
 
 def main() -> None:
-    """One picture per kind of growth, both axes logarithmic; a dotted line shows what growing in
-    proportion means."""
+    """One picture per kind of growth."""
     pyplot.rcParams["svg.hashsalt"] = "loadsheet"  # the same values give the same file
     records = json.loads((HERE / "results" / "growth.json").read_text())["records"]
     for case, title in TITLES.items():
@@ -37,17 +37,15 @@ def main() -> None:
 
 
 def _draw(case: str, title: str, lines: dict[str, list[tuple[int, float]]]) -> None:
+    """Both axes are logarithmic, and a dotted line shows what growing in proportion means. A share
+    begins at zero, which has no logarithm."""
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for name, points in lines.items():
         sizes, seconds = zip(*sorted(points), strict=True)
-        axes.loglog(sizes, seconds, marker="o", label=name)
-        axes.loglog(
-            sizes,
-            [seconds[-1] * size / sizes[-1] for size in sizes],
-            ":",
-            color="grey",
-            linewidth=0.8,
-        )
+        axes.plot(sizes, seconds, marker="o", label=name)
+        if sizes[0] > 0:
+            proportional = [seconds[-1] * size / sizes[-1] for size in sizes]
+            axes.loglog(sizes, proportional, ":", color="grey", linewidth=0.8)
     axes.set(title=title, xlabel=case, ylabel="seconds")
     axes.grid(alpha=0.3)
     axes.legend()

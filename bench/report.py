@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from bench.records import Record
+from bench.records import Record, read
 
 HERE = Path(__file__).parent
 # What others are compared with: the first of these that took part.
@@ -27,10 +26,7 @@ def main() -> None:
 
 
 def _page(file: Path) -> str:
-    document = json.loads(file.read_text())
-    facts = document.get("facts", {}) if isinstance(document, dict) else {}
-    found = document["records"] if isinstance(document, dict) else document
-    records = [Record(**{**record, "values": tuple(record["values"])}) for record in found]
+    facts, records = read(file)
     lines = [f"## {file.stem.replace('_', ' ')}", ""]
     if facts:
         lines += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]

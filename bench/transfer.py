@@ -102,6 +102,10 @@ Who = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--json", help="Where to store the values.")]
+More = Annotated[
+    bool,
+    typer.Option("--more", help="Add to the values that are stored: a long series in slices."),
+]
 
 
 def source_of(place: World, name: str) -> data.Source:
@@ -119,6 +123,7 @@ def full(
     who: Who = "limit,auto,csv",
     file: World_ = None,
     out: Out = None,
+    more: More = False,
 ) -> None:
     """All rows of `--of`: flights (small, medium), large:10000000, wide:100000, cells:2000,
     tiny:1000."""
@@ -128,7 +133,7 @@ def full(
         for _ in range(times):
             for contender in [job.by_name(name) for name in who.split(",")]:
                 series.add(of, contender, stage.full(contender))
-        _finish(series, place, out)
+        _finish(series, place, out, more)
 
 
 @app.command()
@@ -142,6 +147,7 @@ def increment(
     ] = False,
     file: World_ = None,
     out: Out = None,
+    more: More = False,
 ) -> None:
     """Changes of `--share` of every table's rows, after a full load by everybody."""
     series = Series("increment")
@@ -155,18 +161,20 @@ def increment(
             stage.full(contender)
         for _ in range(times):
             for part in (float(text) for text in share.split(",")):
-                for contender, usage in _changed(stage, source, part, all_of_them, recent):
+                for contender, usage in changed(stage, source, part, all_of_them, recent):
                     series.add(
                         f"{of} {part:.1%} changed{', recent rows' if recent else ''}",
                         contender,
                         usage,
                     )
-        _finish(series, place, out)
+        _finish(series, place, out, more)
 
 
-def _changed(
-    stage: Stage, source: data.Source, share: float, who: Sequence[Contender], recent: bool
+def changed(
+    stage: Stage, source: data.Source, share: float, who: Sequence[Contender], recent: bool = False
 ) -> Iterable[tuple[Contender, Usage]]:
+    """An increment of each of `who`, after `share` of the rows of every table were changed."""
+
     def now() -> str:
         return str(ask(source.dsn, _NOW)[0][0])
 
@@ -177,11 +185,11 @@ def _changed(
         yield contender, stage.increment(contender, interval)
 
 
-def _finish(series: Series, place: World, out: Path | None) -> None:
+def _finish(series: Series, place: World, out: Path | None, more: bool) -> None:
     records = series.records()
     show([record for record in records if record.unit in ("s", "peak MB")])
     if out:
-        store(out, {"postgresql": place.version()}, records)
+        store(out, {"postgresql": place.version()}, records, more)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""ingestr 0.15.9: one process per table, which is how it works, `parallel` at a time; direct,
+"""ingestr 1.1.22: one process per table, which is how it works, `parallel` at a time; direct,
 without a lake.
 
-The release is a Go program in a wheel; it has no choice of SQL backend any more.
+The last release whose wheel carries its program, which is written in Go. Since 1.1.23 the package
+fetches it from GitHub at the first run.
 
-Tuned as its documentation advises: a full load is strategy `replace` with `--primary-key`, so that
-ingestr makes the key itself (it then truncates and COPYs with 5 writers; pages of 100,000 rows or 2
-writers were no faster, measured). An increment is strategy `merge` with `--incremental-key`;
-ingestr keeps no state, so `--interval-start` and
-`--interval-end` give the changed rows by hand. With the option `interval: false` they are left out,
-and it reads and merges every row. The option `flags` gives it more options.
+Tuned as its documentation ("Incremental Loading") advises: a full load is strategy `replace` with
+`--primary-key`, so that ingestr makes the key itself. An increment is strategy `merge` with
+`--incremental-key`; ingestr keeps no state, so `--interval-start` and `--interval-end` give the
+changed rows by hand. With the option `interval: false` they are left out, and it reads and merges
+every row. `--no-load-timestamp` leaves out the column that it would add to every row. "Parallel
+Extract Partitioning" is for tables whose one query is the bottleneck; here two tables at a time
+keep both cores busy. The option `flags` gives it more options.
 
 Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), a point becomes text
 that is no point any more (`{{129.7706 62.0933} true}`).

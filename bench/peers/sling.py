@@ -1,7 +1,7 @@
 """sling 1.4.11: one process per table, `parallel` at a time; direct, without a lake.
 
-The package `sling` fetches its program at the first run; `sling-linux-amd64` is the same program on
-the package index.
+The last release whose program is on the package index (`sling-linux-amd64`). The package `sling`
+is newer, and fetches its program from GitHub at the first run.
 
 Tuned as docs.slingdata.io advises: `use_bulk` (COPY) is on, its default; SLING_DIRECT_INSERT writes
 a full load straight into the target, not into a temporary table that is then copied. The primary
