@@ -48,11 +48,18 @@ class World:
         ask(f"{self.warehouse}/postgres", f'CREATE DATABASE "{name}" TEMPLATE template0')
         return f"{self.warehouse}/{name}"
 
+    def same_warehouse(self, name: str) -> str:
+        """The URI of the warehouse database `name`, empty if it was not there."""
+        return self._same(self.warehouse, name)
+
     def new_source(self, name: str) -> str:
         """The URI of the source database `name`, empty if it was not there."""
-        if not ask(f"{self.source}/postgres", "SELECT 1 FROM pg_database WHERE datname = %s", name):
-            ask(f"{self.source}/postgres", f'CREATE DATABASE "{name}" TEMPLATE template0')
-        return f"{self.source}/{name}"
+        return self._same(self.source, name)
+
+    def _same(self, server: str, name: str) -> str:
+        if not ask(f"{server}/postgres", "SELECT 1 FROM pg_database WHERE datname = %s", name):
+            ask(f"{server}/postgres", f'CREATE DATABASE "{name}" TEMPLATE template0')
+        return f"{server}/{name}"
 
     def version(self) -> str:
         """The servers' version."""

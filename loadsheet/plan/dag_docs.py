@@ -112,10 +112,11 @@ def block(text: str, language: str) -> str:
 
 def code(text: str) -> str:
     """`text` as inline code, also where it contains backticks."""
+    if "`" not in text:
+        return f"`{' '.join(text.split())}`"
     fence = "`" * (_longest_backticks(text) + 1)
     # Markdown removes one space at each end, so that the code may begin or end with a backtick.
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+    return f"{fence} {' '.join(text.split())} {fence}"
 
 
 def _codes(names: Sequence[str]) -> str:

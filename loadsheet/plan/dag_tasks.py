@@ -31,15 +31,16 @@ def dag_tasks(pipeline: Pipeline) -> tuple[Step, ...]:
     `build_plan`."""
     owners = _owners(pipeline)
     tasks: dict[str, Step] = {}
+    upstream: dict[str, dict[str, None]] = {}  # sets that keep the order
     for step in with_look(build_plan(pipeline)):
         task = owners.get(step.id, step)
-        upstream: dict[str, None] = {}  # a set that keeps the order
-        for name in (*(tasks[task.id].upstream if task.id in tasks else ()), *step.upstream):
+        tasks[task.id] = task
+        comes_after = upstream.setdefault(task.id, {})
+        for name in step.upstream:
             before = owners[name].id if name in owners else name
             if before != task.id:
-                upstream[before] = None
-        tasks[task.id] = replace(task, upstream=tuple(upstream))
-    return tuple(tasks.values())
+                comes_after[before] = None
+    return tuple(replace(task, upstream=tuple(upstream[name])) for name, task in tasks.items())
 
 
 def task_ids(pipeline: Pipeline) -> dict[str, str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from loadsheet.names import slug
@@ -52,7 +53,7 @@ class Step:
         """Whether it is about the pipeline, not about one of its tables or transforms."""
         return self.kind in ("create_bucket", "look", "verify")
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The task id. The kind appears twice (`extract.extract_bookings`), because dag-factory
         requires that names are unique across groups."""
@@ -142,8 +143,10 @@ def with_look(steps: Iterable[Step]) -> tuple[Step, ...]:
             found.append(Step(kind="look", name=step.name))
         elif step.kind == "transform" and not upstream:
             found.append(replace(step, upstream=(LOOK,)))
-        else:
+        elif upstream != step.upstream:
             found.append(replace(step, upstream=upstream))
+        else:
+            found.append(step)
     return tuple(found)
 
 

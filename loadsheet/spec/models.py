@@ -259,7 +259,8 @@ class Pipeline:
         """The granularity of one of the entries; never `auto`."""
         if table.tasks.granularity != "auto":
             return table.tasks.granularity
-        return "batch" if len(self.entries) > MOST_WITH_TASKS else "step"
+        entries = len(self.tables) + len(self.patterns)
+        return "batch" if entries > MOST_WITH_TASKS else "step"
 
     @cached_property
     def promises_freshness(self) -> bool:

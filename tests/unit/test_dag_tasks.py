@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from cProfile import Profile
 from dataclasses import replace
 from pathlib import Path
+from pstats import Stats
 
 import pytest
 
@@ -135,3 +137,30 @@ def test_auto_makes_batches_of_a_large_catalog(
     assert {task.kind for task in tasks} == kinds | {"look"}
     sizes = [len(task.tables) for task in tasks if task.kind == "batch"]
     assert sizes == ([50, 50, 1] if tables == 101 else [])
+
+
+def test_a_dag_of_thousands_of_tables_costs_a_little_for_each(tmp_path: Path) -> None:
+    # Every task of a DAG builds it again, and 5,000 tables are in 100 tasks.
+    small, large = (_profile_of_building(tmp_path / str(n), n) for n in (500, 1000))
+    per_table = (large.total_calls - small.total_calls) / 500  # type: ignore[attr-defined]
+    assert per_table < 160  # 125; 230 when the ids were made again and again
+    # It makes a tuple of all tables, so the work grew with their square when each asked for it.
+    assert _calls(large, "entries") == _calls(small, "entries") > 0
+
+
+def _profile_of_building(folder: Path, tables: int) -> Stats:
+    """The calls that turn a file of so many tables into a DAG's configuration."""
+    file = folder / "pipelines" / "many" / "pipeline.yml"
+    file.parent.mkdir(parents=True)
+    names = "".join(f"  t{number}: {{incremental: at}}\n" for number in range(tables))
+    head = "".join(SPEC.splitlines(keepends=True)[:4])
+    file.write_text(f"{head}tasks: {{granularity: auto}}\ntables:\n{names}")
+    found = load_pipeline(file)
+    profile = Profile()
+    profile.runcall(dag_config, found)
+    return Stats(profile)
+
+
+def _calls(stats: Stats, name: str) -> int:
+    found = stats.get_stats_profile().func_profiles[name].ncalls
+    return int(found.partition("/")[0])
