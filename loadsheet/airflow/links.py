@@ -25,6 +25,7 @@ _OPERATORS = {
         "CreateBucketOperator",
         "ResolveTablesOperator",
         "PostgresToMinioOperator",
+        "HelpExtractOperator",
         "MinioToPostgresOperator",
         "SqlTransformOperator",
         "VerifyTablesOperator",

@@ -370,6 +370,43 @@ class PostgresToMinioOperator(StepOperator):
     ui_color = "#a7d8de"
 
 
+class HelpExtractOperator(StepOperator):
+    """Helps the extract task of a large table in the same run. Where it cannot, it is skipped and
+    says why: the extract task reads on without it."""
+
+    kind = "read"
+    ui_color = "#a7d8de"
+
+    def __init__(self, *, number: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.number = number
+
+    def _work(self, pipeline: Pipeline, request: RunRequest, context: Context) -> Outcome:
+        from loadsheet.engine.execute import execute
+        from loadsheet.outcome import skipped
+
+        ti: Any = context["ti"]
+        extract = step_id("extract", self.name)
+
+        def is_over() -> bool:
+            states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[extract], run_ids=[ti.run_id])
+            state = states.get(ti.run_id, {}).get(extract)
+            return state in ("success", "failed", "skipped", "upstream_failed", "removed")
+
+        try:
+            return execute(
+                Step(kind="read", name=self.name, number=self.number),
+                pipeline,
+                request,
+                airflow_connection,
+                progress=self._progress(),
+                is_over=is_over,
+            )
+        except LoadsheetError as error:
+            _log.warning("%s", on_one_line(str(error)))
+            return skipped(f"could not help: {on_one_line(str(error))}")
+
+
 class EarlierTaskFailed(AirflowFailException):
     """A task that this one needs has failed. That task reports why, so this is no news."""
 

@@ -1,7 +1,7 @@
 """Run one step of a plan: the entry for an Airflow task and for `loadsheet run`.
 
     Airflow: airflow.operators ──┐
-                                 ├─> execute ─> look | resolve | extract | load | transform | verify
+                                 ├─> execute ─> look | resolve | extract | read | load | ...
     loadsheet run: engine.runner ┘
 
 Both get the same limits of time, messages and records of failures, because all of that is here.
@@ -41,13 +41,15 @@ def execute(
     progress: Progress | None = None,
     servers: Servers | None = None,
     verify: Verify | None = None,
+    is_over: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Do the work of `step` and return its outcome.
 
     `load_id` is the extract step's, for the load of the same table. `progress(rows, bytes)` is
     called with what has been stored or loaded so far. `servers` are those of a run of several
     steps; without them the step opens its own sessions. `verify` is needed for a step of that kind
-    only (`loadsheet.verify.step.verify_due`).
+    only (`loadsheet.verify.step.verify_due`). `is_over` tells a step that helps an extract that
+    this has ended.
 
     Raises LoadsheetError that names pipeline, step, run, cause and next step (`.retryable` tells
     whether a retry may help). Any other exception is a bug.
@@ -70,7 +72,9 @@ def execute(
             failure_explained(step, pipeline, request, connections),
             limited(f"the {step.kind} of {step.name}", limit),
         ):
-            outcome = _dispatch(step, pipeline, request, servers, load_id, progress, verify_due)
+            outcome = _dispatch(
+                step, pipeline, request, servers, load_id, progress, verify_due, is_over
+            )
     _log.info("%s of %s: %s, %s", step.id, pipeline.name, outcome.status, outcome.message)
     # The message may quote names of tables, roles and sessions, which may hold line breaks; logs
     # show it on one line.
@@ -84,7 +88,7 @@ def _ignore_progress(rows: int | None, size: int) -> None:
 def _left_out(step: Step, request: RunRequest, load_id: str | None) -> Outcome | None:
     """The outcome of a table's step that has nothing to do in this run; None for others. Of 5,000
     tables with nothing new, each has one, so it costs no limit of time."""
-    if step.kind not in ("extract", "load"):
+    if step.kind not in ("extract", "read", "load"):
         return None
     outcome = left_out(request, step.name)
     if outcome is None and step.kind == "load" and load_id is None:
@@ -100,6 +104,7 @@ def _dispatch(
     load_id: str | None,
     progress: Progress,
     verify: Callable[[], Outcome] | None,
+    is_over: Callable[[], bool] | None,
 ) -> Outcome:
     """Do what the step's kind asks for, in the sessions that it needs.
 
@@ -137,7 +142,7 @@ def _dispatch(
         case "verify":
             assert verify, "run_pipeline and execute are given what does this step"
             return verify()
-    # An extract or load step.
+    # An extract or load step, or one that helps an extract.
     from loadsheet.engine.again import extract_step, load_step
     from loadsheet.engine.table_step import TableStep
 
@@ -150,5 +155,9 @@ def _dispatch(
     )
     if step.kind == "extract":
         return extract_step(of_table)
+    if step.kind == "read":
+        from loadsheet.engine.shared_reading import help_to_read
+
+        return help_to_read(of_table, step.number, is_over)
     assert load_id, "`_left_out` has skipped a load of nothing"
     return load_step(of_table, load_id)

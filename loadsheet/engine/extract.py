@@ -314,7 +314,7 @@ def _read_and_seal(
         else:
             if news.may_begin_early(attempt, source, rows):
                 early.expect(described, rows, layout.format)
-            upload = read_and_store(source, described, rows, store)
+            upload = _read(attempt, source, described, rows, store)
             early.expect_no_first()
         rewritten = _seen_again(attempt, source, described, upload, origin)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
@@ -374,6 +374,21 @@ def _seen_again(
     if not identity.is_another(last, origin) and not has_rows(source, described, rows):
         return None
     return SeenAgain(oid=described.oid, facts=origin)
+
+
+def _read(
+    attempt: Attempt,
+    source: PinnedSession,
+    described: SourceTable,
+    rows: Selection,
+    store: PartStore,
+) -> Upload:
+    """Read all of `rows` and store them."""
+    if attempt.table.extract_tasks == 1:
+        return read_and_store(source, described, rows, store)
+    from loadsheet.engine import shared_reading  # few tables are that large
+
+    return shared_reading.read_together(attempt, source, described, rows, store)
 
 
 def _read_little(

@@ -52,11 +52,14 @@ def look(pipeline: Pipeline, request: RunRequest, servers: Servers) -> Outcome:
         created = kept.lake.create_bucket(load_prefix(pipeline))
         tables = set(_idle_tables(pipeline, request, kept))
         transforms = _idle_transforms(pipeline, request, kept, tables)
+        alone = _read_alone(pipeline, request, kept)
     idle = [table.name for table in pipeline.tables if table.name in tables]
     by_kind: dict[str, list[str]] = {"first": [], "load": []}
     for task in dag_tasks(pipeline):
         if task.kind in ("extract", "load", "table"):
             is_idle = task.name in tables
+        elif task.kind == "read":
+            is_idle = task.name in tables or task.name in alone
         else:
             is_idle = bool(task.tables) and tables.issuperset(task.tables)
         if is_idle:
@@ -136,6 +139,25 @@ def _is_idle(
         return False
     _show("extract", table.name, outcome.message if outcome else "runs")
     return outcome is not None
+
+
+def _read_alone(pipeline: Pipeline, request: RunRequest, kept: KeptServers) -> set[str]:
+    """The tables of which the extract reads so little that the tasks that could help it need not
+    run."""
+    shared = [table for table in pipeline.tables if table.extract_tasks > 1]
+    if not shared:
+        return set()
+    from loadsheet.engine.shared_reading import is_read_whole  # few pipelines have such tables
+
+    try:
+        with kept.warehouse() as session:
+            whole = {
+                table.name for table in shared if is_read_whole(session, pipeline, table, request)
+            }
+    except Exception as error:
+        _log.info("all helping tasks run: %s", summary(error))
+        return set()
+    return {table.name for table in shared} - whole
 
 
 def _idle_transforms(

@@ -268,9 +268,9 @@ def _content(source: PinnedSession, table: SourceTable, layout: Layout) -> str:
     blocks: list[bytes] = []
     job = stream.Job(select_columns(table.relation, table.columns, ""), blocks.append)
     stream.copy(source, job, layout.wire)
-    content = content_hash(table)
+    content = content_hash(table.columns, table.key)
     content.update(rows_of(b"".join(blocks), layout.wire))
-    return content_sha256([content])
+    return content_sha256([content.digest()])
 
 
 def _recorded(

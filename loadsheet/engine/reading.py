@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from loadsheet.engine import details
 from loadsheet.lake.manifest import Part
@@ -15,6 +15,8 @@ from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
+from loadsheet.sql.text import Relation
+from loadsheet.sql.types import Column
 
 _log = logging.getLogger(__name__)
 # Sessions that read one large table side by side.
@@ -40,16 +42,16 @@ def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
     return "csv"
 
 
-def content_hash(described: SourceTable) -> hashlib._Hash:
+def content_hash(columns: tuple[Column, ...], key: tuple[str, ...]) -> hashlib._Hash:
     """The hash of a table's content before its first row. Its columns count as content: a change of
     them alone is news as well."""
-    return hashlib.sha256(repr((described.columns, described.key)).encode())
+    return hashlib.sha256(repr((columns, key)).encode())
 
 
-def content_sha256(contents: Iterable[hashlib._Hash]) -> str:
+def content_sha256(digests: Iterable[bytes]) -> str:
     """The hash of a whole table. Each range of pages has its own, because the ranges are read at
     the same time."""
-    return hashlib.sha256(b"".join(content.digest() for content in contents)).hexdigest()
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 class Upload:
@@ -72,7 +74,7 @@ class Upload:
         changed."""
         if not self._contents:
             return None
-        return content_sha256(self._contents)
+        return content_sha256(content.digest() for content in self._contents)
 
     def finish(self) -> None:
         """Store what is still held."""
@@ -97,6 +99,12 @@ def has_rows(source: Session, described: SourceTable, rows: Selection) -> bool:
     return stream.has_row(source, select)
 
 
+def select_rows(relation: Relation, columns: Sequence[Column], tests: Iterable[str]) -> str:
+    """The SELECT of the rows that meet all `tests`; those that are empty or TRUE are left out."""
+    conditions = [f"({test})" for test in tests if test not in ("", "TRUE")]
+    return select_columns(relation, columns, " AND ".join(conditions))
+
+
 def read_and_store(
     source: Session, described: SourceTable, rows: Selection, store: PartStore
 ) -> Upload:
@@ -117,13 +125,12 @@ def read_and_store(
     for condition in conditions:
         content = None
         if rows.where == "":
-            content = content_hash(described)
+            content = content_hash(described.columns, described.key)
             contents.append(content)
         writer = PartWriter(store, content)
         writers.append(writer)
-        tests = [test for test in (rows.where, rows.sample, condition) if test not in ("", "TRUE")]
-        where = " AND ".join(f"({test})" for test in tests)
-        select = select_columns(described.relation, described.columns, where)
+        tests = (rows.where, rows.sample, condition)
+        select = select_rows(described.relation, described.columns, tests)
         # The last part of a single range waits in memory: the table may turn out to be unchanged,
         # and then nothing is stored. Of several ranges each last part is stored at once.
         at_end = writer.end if len(conditions) == 1 else writer.finish

@@ -145,7 +145,7 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
             raise Corrupt(
                 f"{name} was written by another version of Loadsheet; run the extract step again"
             )
-        fields["columns"] = tuple(_column(column) for column in _list(fields["columns"]))
+        fields["columns"] = tuple(stored_column(column) for column in _list(fields["columns"]))
         for name_of_parts in ("parts", "gone"):
             stored_parts = _list(fields.get(name_of_parts, []))
             fields[name_of_parts] = tuple(Part(**part) for part in stored_parts)
@@ -183,7 +183,8 @@ def _check_sizes(parts: tuple[Part, ...]) -> None:
             raise ValueError("no size")
 
 
-def _column(stored: dict[str, Any]) -> Column:
+def stored_column(stored: dict[str, Any]) -> Column:
+    """A column from the fields of one as JSON. Raises ValueError or TypeError for what is none."""
     fields = {**stored}
     for name in ("labels", "inside"):
         fields[name] = tuple(_list(fields.get(name, [])))

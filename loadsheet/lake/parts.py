@@ -138,7 +138,8 @@ class Layout:
 class PartStore:
     """Stores the parts of one attempt, for all of its writers. `prefix` is called before each part:
     the first call takes the fence, before anything is stored. `on_stored` is called after it, with
-    the bytes that the lake has acknowledged."""
+    the bytes that the lake has acknowledged. Of several processes that store parts of one attempt,
+    each counts from a `first` of its own."""
 
     def __init__(
         self,
@@ -148,6 +149,7 @@ class PartStore:
         progress: Progress,
         stem: Literal["part", "gone"] = "part",
         on_stored: Callable[[Part, bytes], None] = lambda part, data: None,
+        first: int = 0,
     ):
         return_large_blocks()
         self._on_stored = on_stored
@@ -156,7 +158,7 @@ class PartStore:
         self._prefix = prefix
         self.layout = layout
         self._progress = progress
-        self._numbers = count()
+        self._numbers = count(first)
         self._sizes: list[int] = []
 
     def put(self, data: bytes, content_bytes: int | None) -> Part:

@@ -26,6 +26,7 @@ OPERATORS: dict[Kind, str] = {
     "look": "loadsheet.airflow.look.LookOperator",
     "resolve": "loadsheet.airflow.operators.ResolveTablesOperator",
     "extract": "loadsheet.airflow.operators.PostgresToMinioOperator",
+    "read": "loadsheet.airflow.operators.HelpExtractOperator",
     "load": "loadsheet.airflow.operators.MinioToPostgresOperator",
     "table": "loadsheet.airflow.table_operators.TableOperator",
     "batch": "loadsheet.airflow.table_operators.BatchOperator",
@@ -34,6 +35,7 @@ OPERATORS: dict[Kind, str] = {
 }
 GROUPS: dict[Kind, str] = {
     "extract": "Source tables to the lake, each in one snapshot",
+    "read": "Help the extracts of large tables, where there are free slots",
     "load": "Lake objects to staging tables, each in one transaction",
     "table": "Source tables to staging tables, each extracted and loaded by one task",
     "batch": "Source tables to staging tables, many by one task",
@@ -124,6 +126,8 @@ def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[
     config: dict[str, Any] = {"operator": AFTER_BATCH if reads_batch else OPERATORS[step.kind]}
     # Grids, logs, searches and messages show it without its group.
     display_name = f"{step.kind} {step.name}"
+    if step.kind == "read":
+        display_name += f" {step.number}"
     if step.is_of_pipeline:
         display_name = step.id
     elif step.tables:
@@ -146,6 +150,8 @@ def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[
         config["name"] = step.name
         if step.tables:
             config["tables"] = list(step.tables)
+        if step.kind == "read":
+            config["number"] = step.number
     if step.kind == "resolve" and pipeline.granularity(pipeline.table(step.name)) == "batch":
         config["batches_of"] = MOST_IN_BATCH
     reads, writes = read_by(step, pipeline), written_by(step, pipeline)

@@ -64,6 +64,11 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
             f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one"
             " snapshot.\n"
         )
+    if step.kind == "read":
+        return (
+            f"Helps the extract of {code(step.name)}: reads ranges of its pages in the same"
+            " snapshot, and ends when none is left. Skipped where only new rows are read.\n"
+        )
     if step.kind == "load":
         return (
             f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"

@@ -8,6 +8,13 @@ run extracts the table. With `batch` one task does that for many tables, one aft
     table    look ──> table orders ────────────────────> transform x
     batch    look ──> batch 001 (orders, and 49 more) ─> transform x
 
+A table with `extract_tasks` has tasks that help its extract. They run at the same time, and no task
+waits for them.
+
+    step     look ─┬> extract orders ──> load orders ──> transform x
+                   ├> read orders 2
+                   └> read orders 3
+
 How large a table is nobody knows when the file is read. So batches are made by count, in the order
 of the file, and a large table is taken out by a `granularity` of its own.
 """
@@ -40,7 +47,18 @@ def dag_tasks(pipeline: Pipeline) -> tuple[Step, ...]:
             before = owners[name].id if name in owners else name
             if before != task.id:
                 comes_after[before] = None
-    return tuple(replace(task, upstream=tuple(upstream[name])) for name, task in tasks.items())
+    found: list[Step] = []
+    for name, task in tasks.items():
+        for one in (task, *_helpers(task, pipeline)):
+            found.append(replace(one, upstream=tuple(upstream[name])))
+    return tuple(found)
+
+
+def _helpers(task: Step, pipeline: Pipeline) -> Iterator[Step]:
+    """The tasks that help an extract."""
+    if task.kind == "extract" and not task.mapped:
+        for number in range(2, pipeline.table(task.name).extract_tasks + 1):
+            yield Step(kind="read", name=task.name, number=number)
 
 
 def task_ids(pipeline: Pipeline) -> dict[str, str]:

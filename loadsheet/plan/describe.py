@@ -49,6 +49,8 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
             return text
         case "extract":
             return _describe_extract(pipeline.table(step.name))
+        case "read":
+            return f"helps extract {step.name}"
         case "load":
             return _describe_load(pipeline.table(step.name))
         case "table":

@@ -26,9 +26,11 @@ from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.sql.params import has_params
 
 Kind = Literal[
-    "create_bucket", "look", "resolve", "extract", "load", "table", "batch", "transform", "verify"
+    *("create_bucket", "look", "resolve", "extract", "read", "load"),
+    *("table", "batch", "transform", "verify"),
 ]
-"""A `table` is an extract and its load as one Airflow task, a `batch` those of many tables."""
+"""A `table` is an extract and its load as one Airflow task, a `batch` those of many tables. A task
+of kind `read` helps an extract to read a large table."""
 CREATE_BUCKET = "create_bucket"
 LOOK = "look"
 VERIFY = "verify"
@@ -44,6 +46,8 @@ class Step:
     upstream: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     """Of a batch: its tables. Its name is a number; that of a mapped one is the pattern."""
+    number: int = 0
+    """Of one that helps an extract: which of its helpers. The extract itself would be 1."""
     mapped: bool = False
     """Whether it stands for one step per table that matches the pattern `name`. Only a run knows
     these tables."""
@@ -57,7 +61,8 @@ class Step:
     def id(self) -> str:
         """The task id. The kind appears twice (`extract.extract_bookings`), because dag-factory
         requires that names are unique across groups."""
-        return step_id(self.kind, self.name)
+        found = step_id(self.kind, self.name)
+        return f"{found}_{self.number}" if self.kind == "read" else found
 
 
 def step_id(kind: Kind, name: str) -> str:

@@ -9,6 +9,9 @@ first:
       copy           few rows: one job after the other, in this session
       copy_parallel  many rows: `readers` threads, each with a session of its own (asyncpg);
                      each takes the next job from a shared queue until none is left
+
+Several processes may read the jobs of one list in one snapshot: by its `Claim`, each job is read by
+the session that gets its lock first.
 """
 
 from __future__ import annotations
@@ -81,6 +84,21 @@ def _do_nothing() -> None:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """How sessions of several processes agree on which of them reads a job.
+
+    `lock` is an SQL expression, evaluated in the session that would read it: TRUE gives it the job,
+    for FALSE another has it, NULL ends all reading (`Abandoned`). `is_open` is asked then, because
+    the one that had the lock before may have read it. `done` is called with the number of rows when
+    `end` has returned.
+    """
+
+    lock: str
+    is_open: Callable[[], bool]
+    done: Callable[[int], object]
+
+
+@dataclass(frozen=True)
 class Job:
     """One SELECT. `take` is called with its rows, block by block, and `end` when there are no
     more."""
@@ -88,6 +106,12 @@ class Job:
     select: str
     take: Callable[[bytes], object]
     end: Callable[[], object] = _do_nothing
+    claim: Claim | None = None
+    """None: no other process knows of it."""
+
+
+class Abandoned(Exception):
+    """The process to whose jobs this one has come is no longer there."""
 
 
 def is_many(session: Session, select: str) -> bool:
@@ -144,13 +168,27 @@ def copy(session: Session, job: Job, wire: WireFormat) -> int:
     The number comes from COPY's completion tag: the end of the stream alone does not prove that all
     rows have arrived. Raises psycopg errors, and what `take` and `end` raise.
     """
+    claim = job.claim
+    if claim:
+        row = session.execute(f"SELECT {claim.lock}").fetchone()
+        if not _is_ours(claim, row and row[0]):
+            return 0
     with session.cursor() as cursor:
         # Closed at once when storing fails: a ROLLBACK sent while rows still arrive never returns.
         with contextlib.closing(_copy_blocks(cursor, copy_out(job.select, wire))) as blocks:
             for block in blocks:
                 job.take(block)
         job.end()
+        if claim:
+            claim.done(cursor.rowcount)
         return cursor.rowcount
+
+
+def _is_ours(claim: Claim, answer: bool | None) -> bool:
+    """Whether the session that got this answer to `claim.lock` must read the job."""
+    if answer is None:
+        raise Abandoned
+    return answer and claim.is_open()
 
 
 def _copy_blocks(cursor: psycopg.Cursor[Any], statement: str) -> Generator[bytes, None, None]:
@@ -175,21 +213,32 @@ def _copy_rows(cursor: psycopg.Cursor[Any], statement: str) -> Generator[Buffer,
         yield from stream
 
 
+def export_snapshot(session: Session) -> str:
+    """The name under which other sessions can read in the snapshot of `session`, as long as its
+    transaction is open."""
+    row = session.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row
+    return str(row[0])
+
+
 def copy_parallel(
-    session: Session, jobs: Sequence[Job], wire: WireFormat, readers: int
+    session: Session,
+    jobs: Sequence[Job],
+    wire: WireFormat,
+    readers: int,
+    snapshot: str | None = None,
 ) -> list[int] | None:
     """Read all jobs in `readers` other sessions, each in a thread of its own, in the snapshot of
-    `session`.
+    `session`, or in the exported one with the name `snapshot`.
 
-    Returns the number of rows of each job, as `copy` does; None when no other session can be
-    opened, in which case no row was taken. `take` and `end` are called from those threads, for one
-    job never from two at once. Raises as `copy` does.
+    Returns the number of rows of each job, as `copy` does, 0 for those that another process has
+    claimed; None when no other session can be opened, in which case no row was taken. `take`, `end`
+    and those of the claim are called from those threads, for one job never from two at once. Raises
+    as `copy` does, and Abandoned.
     """
     if not _are_common(set_parameters(session.pgconn.info)):
         return None
-    row = session.execute("SELECT pg_export_snapshot()").fetchone()
-    assert row
-    group = _Readers(session, row[0], jobs, wire)
+    group = _Readers(session, snapshot or export_snapshot(session), jobs, wire)
     with ThreadPoolExecutor(readers, thread_name_prefix="loadsheet-read") as pool:
         # Each thread runs in a copy of this context, which knows the step's deadline.
         futures = [
@@ -279,6 +328,10 @@ class _Readers:
 
 
 async def _copy_job(connection: Any, job: Job, wire: WireFormat) -> int:
+    claim = job.claim
+    if claim and not _is_ours(claim, await connection.fetchval(f"SELECT {claim.lock}")):
+        return 0
+
     async def take(block: bytes) -> None:
         job.take(block)
 
@@ -286,7 +339,10 @@ async def _copy_job(connection: Any, job: Job, wire: WireFormat) -> int:
     output: Callable[[bytes], Awaitable[None]] = take
     tag = await connection.copy_from_query(job.select, output=output, format=wire)
     job.end()
-    return int(tag.split()[1])
+    rows = int(tag.split()[1])
+    if claim:
+        claim.done(rows)
+    return rows
 
 
 async def _open(session: Session, snapshot: str) -> Any:

@@ -155,6 +155,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         max_shrink=None if max_shrink is None else float(max_shrink),
         deletes=_deletes(deletes) if deletes else None,
         overlap=keys.get("overlap") is not False,
+        extract_tasks=int(keys.get("extract_tasks") or 1),
         fresh_within=_fresh_within(keys.get("fresh_within")),
         tasks=_tasks(keys, tasks),
     )

@@ -153,6 +153,8 @@ class Table:
     """None: rows that are deleted from the source stay in the target."""
     overlap: bool = True
     """Whether the load may begin while the table is still extracted."""
+    extract_tasks: int = 1
+    """How many Airflow tasks may read the table at the same time, where it is read whole."""
     fresh_within: FreshWithin | None = None
     """None: its age does not matter."""
     tasks: Tasks = Tasks()

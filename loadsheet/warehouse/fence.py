@@ -26,12 +26,13 @@ from loadsheet.warehouse.unfilled import Unfilled
 
 _log = logging.getLogger(__name__)
 
-# A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
-# those of the table's other targets, because the attempts of all are in one folder of the lake.
+# A new fence also breaks the seal of the attempt before: its load can no longer commit, and nothing
+# more is read for it (`shared_read`). It is above those of the table's other targets, because the
+# attempts of all are in one folder of the lake.
 _RAISED = """fence = 1 + (
         SELECT max(fence) FROM loadsheet.scope
         WHERE pipeline = s.pipeline AND table_name = s.table_name),
-    sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
+    sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL, shared_read = NULL
 """
 _OVERTAKE_PENDING = f"""
 UPDATE loadsheet.scope s SET {_RAISED}
@@ -46,7 +47,8 @@ WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
 RETURNING fence
 """
 _SEAL = """
-UPDATE loadsheet.scope SET sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s
+UPDATE loadsheet.scope SET sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s,
+    shared_read = NULL
 WHERE pipeline = %s AND table_name = %s AND target = %s AND fence = %s
 """
 _SEALED = """
@@ -161,7 +163,7 @@ def take_fence(
         },
     ).fetchone()
     if row is None:
-        raise _overtaken(pipeline, table)
+        raise overtaken(pipeline, table)
     _log.debug("%s.%s: took fence %s", pipeline, table, row[0])
     return int(row[0])
 
@@ -177,7 +179,7 @@ def refuse_overtaken(
         seen.last_load_no,
         seen.watermark,
     ):
-        raise _overtaken(pipeline, table)
+        raise overtaken(pipeline, table)
 
 
 def _lock_fence(session: Session, pipeline: str, table: str, target: Relation) -> None:
@@ -208,7 +210,7 @@ def seal_attempt(
         _SEAL, (manifest.load_id, name, sha256, *scope, manifest.fence)
     ).rowcount
     if sealed != 1:
-        raise _overtaken(manifest.pipeline, manifest.table)
+        raise overtaken(manifest.pipeline, manifest.table)
 
 
 def sealed_attempt(
@@ -294,7 +296,7 @@ def record_unchanged(
     names = (pipeline, table, str(target))
     with session.transaction():
         if not _is_still(session, names, fence, seen):
-            raise _overtaken(pipeline, table)
+            raise overtaken(pipeline, table)
         session.execute(_OVERTAKE_PENDING, (pipeline, [table], [str(target)]))
         if checked_at:
             session.execute(_RECORD_CHECK, (checked_at, gone_rows, *names))
@@ -448,7 +450,8 @@ def restore(
     return int(row[0])
 
 
-def _overtaken(pipeline: str, table: str) -> Fenced:
+def overtaken(pipeline: str, table: str) -> Fenced:
+    """What is raised where another extraction or load has changed the table meanwhile."""
     return Fenced(
         f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry"
     )

@@ -26,7 +26,7 @@ from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
-VERSION = 8
+VERSION = 9
 _OLDEST_READABLE = 2
 _VERSION = """
 SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'

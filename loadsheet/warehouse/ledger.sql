@@ -56,6 +56,10 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_removed bigint;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS current_at timestamptz;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS waits_for text NOT NULL DEFAULT '';
 
+-- Version 9. What other processes need to read a part of the extraction under way, and the ranges that were read
+-- (`extract_tasks`). NULL as soon as it is sealed, or another has the fence.
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS shared_read jsonb;
+
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (
     load_id text PRIMARY KEY,

@@ -161,6 +161,7 @@ def test_somebody_elses_comment_on_the_schema_does_no_harm(old: Project) -> None
 # What each version has added, newest first: taken away again, the ledger is one of the version
 # before. In the first version, a first load from an initial value was an increment.
 ADDED = {
+    9: "ALTER TABLE loadsheet.scope DROP COLUMN shared_read",
     8: "ALTER TABLE loadsheet.scope DROP COLUMN current_at, DROP COLUMN waits_for",
     7: "ALTER TABLE loadsheet.scope DROP COLUMN unfilled, DROP COLUMN deletes_checked_at,"
     " DROP COLUMN deletes_removed;"

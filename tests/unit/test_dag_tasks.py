@@ -164,3 +164,15 @@ def _profile_of_building(folder: Path, tables: int) -> Stats:
 def _calls(stats: Stats, name: str) -> int:
     found = stats.get_stats_profile().func_profiles[name].ncalls
     return int(found.partition("/")[0])
+
+
+def test_tasks_help_the_extract_of_a_table_that_asks_for_them_and_nothing_waits_for_them(
+    tmp_path: Path,
+) -> None:
+    alone = edges(pipeline(tmp_path, "step"))
+    found = pipeline(tmp_path, "step", "extract_tasks: 3")
+    helpers = {"read.read_b_2": {"look"}, "read.read_b_3": {"look"}}
+    assert edges(found) == alone | helpers
+    task = dag_config(found)["tasks"]["read_b_3"]
+    assert (task["name"], task["number"], task["task_display_name"]) == ("b", 3, "read b 3")
+    assert set(task_ids(found).values()).isdisjoint(helpers)

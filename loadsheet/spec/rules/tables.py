@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from loadsheet.names import is_pattern
 from loadsheet.problem import Finding
 from loadsheet.spec.schedule import duration, in_hours, longest_gap, number_of_runs
 from loadsheet.spec.view import Entry, View, as_list, cron_of, limits_of, waits_for_assets
@@ -161,6 +162,26 @@ def deletes_need_merge(table: Entry, _: View) -> Iterator[Finding]:
         yield table.error("deletes-mode", "deletes", message, hint)
 
 
+def tasks_can_share_an_extract(table: Entry, view: View) -> Iterator[Finding]:
+    """Several tasks read ranges of one table, while its extract task does nothing else."""
+    if (table.full.get("extract_tasks") or 1) == 1:
+        return
+    hint = "remove extract_tasks (if it is inherited: `extract_tasks: null`)"
+    granularity = table.full.get("granularity") or view.get("tasks", "granularity", default="step")
+    if is_pattern(table.name):
+        message = "how many tables a pattern matches is known when a run begins, too late for tasks"
+        way_on = f"name the large table itself, next to the pattern, or {hint}"
+        yield table.error("no-effect", "extract_tasks", message, way_on)
+    elif granularity != "step":
+        verb = "may be" if granularity == "auto" else "is"
+        message = f"with granularity: {granularity}, the table {verb} extracted by one task"
+        way_on = f"use granularity: step for this table, or {hint}"
+        yield table.error("no-effect", "extract_tasks", message, way_on)
+    elif view.get("lake", "format") == "parquet":
+        message = "parts in Parquet are written by one task"
+        yield table.error("no-effect", "extract_tasks", message, f"use csv or auto, or {hint}")
+
+
 def freshness_can_be_kept(entry: Entry, view: View) -> Iterator[Finding]:
     """A warning comes before the alarm, and a run comes before either."""
     limits = {
@@ -230,5 +251,6 @@ TABLE_RULES = (
     lookback_is_given_once,
     key_is_not_a_comma_list,
     deletes_need_merge,
+    tasks_can_share_an_extract,
     freshness_can_be_kept,
 )

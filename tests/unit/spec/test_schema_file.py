@@ -121,6 +121,7 @@ DEFAULTS = {
     ".tables.*.max_shrink": (Table, "max_shrink"),
     ".tables.*.deletes": (Table, "deletes"),
     ".tables.*.overlap": (Table, "overlap"),
+    ".tables.*.extract_tasks": (Table, "extract_tasks"),
     ".tables.*.fresh_within": (Table, "fresh_within"),
     ".tables.*.fresh_within.warn": (FreshWithin, "warn"),
     ".tables.*.fresh_within.fail": (FreshWithin, "fail"),

@@ -1,0 +1,211 @@
+"""One table, read by several processes in one snapshot: each row is loaded once, whoever reads it,
+and whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loadsheet.engine import shared_reading
+from loadsheet.lake import parts
+from loadsheet.outcome import Outcome
+from loadsheet.source import stream
+from tests.byhand import ByHand, Worker
+from tests.faults.oracle import judge
+from tests.faults.workers import settled
+from tests.project import Project
+
+ROWS = 8_000
+SOURCE = f"""
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, {ROWS}) i;
+"""
+# Rows leave their pages for the last ones, which the last range holds.
+WRITERS = """
+UPDATE item SET what = 'moved' WHERE id % 3 = 0;
+DELETE FROM item WHERE id % 7 = 0;
+INSERT INTO item SELECT i, 'late' FROM generate_series(100001, 102000) i;
+"""
+TABLES: dict[str, Any] = {"item": {"extract_tasks": 3}}
+OFFER = "SELECT shared_read ->> 'prefix' FROM loadsheet.scope WHERE shared_read IS NOT NULL"
+RECORDS = """
+SELECT count(*) FROM loadsheet.scope,
+    jsonb_each(shared_read -> 'records') r WHERE r.value ->> 'reader' <> ''
+"""
+ALL = "SELECT count(*), count(DISTINCT id), md5(string_agg(id || what, ',' ORDER BY id)) FROM "
+
+
+def small() -> None:
+    """Many ranges and parts for few rows, in this process."""
+    stream._LEAST_BYTES = 40_000
+    parts.PART_BYTES, parts.BLOCK_BYTES = 4096, 8192
+    shared_reading._LONGEST_WAIT_SECONDS = 2
+    shared_reading._LOOK_SECONDS = 0.1
+    shared_reading._PATIENCE_SECONDS = 1
+
+
+def naive() -> None:
+    """A helper that reads what is there now."""
+    small()
+
+    def copy_now(session: Any, jobs: Any, wire: Any, readers: int, snapshot: str) -> list[int]:
+        with session.transaction():
+            return [stream.copy(session, job, wire) for job in jobs]
+
+    stream.copy_parallel = copy_now  # type: ignore[assignment]
+
+
+@pytest.fixture
+def item(project: Project) -> Iterator[ByHand]:
+    by_hand = ByHand(project, SOURCE, TABLES)
+    yield by_hand
+    by_hand.close()
+    settled(project.source)
+
+
+def extracting(item: ByHand, run: str = "one", **request: Any) -> Worker:
+    """An extract task that sleeps when it has stored its first part, and holds its first ranges."""
+    worker = item.start("extract", run, stop_at="extract.part_stored", prepare=small, **request)
+    assert worker.wait_until_stopped()
+    return worker
+
+
+def helped(item: ByHand, run: str = "one", stop_at: str = "", prepare: Any = small) -> Worker:
+    return item.start("read", run, stop_at=stop_at, prepare=prepare)
+
+
+def done(worker: Worker) -> Outcome:
+    result = worker.result()
+    assert isinstance(result, Outcome), result
+    return result
+
+
+def content(item: ByHand, place: str) -> Any:
+    ask = item.project.in_source if place == "item" else item.project.in_warehouse
+    return ask(ALL + place)
+
+
+def manifest_parts(item: ByHand) -> set[str]:
+    return {name for name in item.project.objects() if "/part-" in name}
+
+
+def test_helpers_read_in_the_snapshot_of_the_extract_beside_writers(item: ByHand) -> None:
+    before = content(item, "item")
+    extract = extracting(item)
+    item.project.in_source(WRITERS)
+    helpers = [done(helped(item)) for _ in range(2)]
+    extract.wake()
+    outcome = done(extract)
+    # At most two ranges were the extract's; the first helper found all others.
+    assert helpers[0].status == "done", helpers[0]
+    assert helpers[1].skipped and "taken before" in helpers[1].message
+    assert outcome.counts["extracted"] == ROWS and "read by 2 tasks" in outcome.message
+    item.step("load", "one", outcome.load_id)
+    assert content(item, "staging.item") == before
+    item.both("two")
+    assert not judge(item.project, "item")
+
+
+def test_a_helper_with_a_snapshot_of_its_own_loses_rows_or_doubles_them(item: ByHand) -> None:
+    """The negative control."""
+    extract = extracting(item)
+    item.project.in_source(WRITERS)
+    assert done(helped(item, prepare=naive)).status == "done"
+    extract.wake()
+    assert done(extract).counts["extracted"] != ROWS
+
+
+@pytest.mark.parametrize("way", ["kill", "stop"])
+def test_the_ranges_of_a_helper_that_is_gone_are_read_again(item: ByHand, way: str) -> None:
+    before = content(item, "item")
+    extract = extracting(item)
+    item.project.in_source(WRITERS)
+    helper = helped(item, stop_at="extract.part_stored")
+    assert helper.wait_until_stopped()
+    if way == "kill":
+        helper.kill()
+    extract.wake()
+    outcome = done(extract)
+    assert outcome.counts["extracted"] == ROWS
+    if way == "stop":
+        # It wakes up when the manifest is sealed, and what it stores is in no manifest.
+        helper.wake()
+        assert done(helper).skipped
+    item.step("load", "one", outcome.load_id)
+    assert content(item, "staging.item") == before
+
+
+def test_helpers_of_an_extract_that_is_gone_end_and_help_its_next_try(item: ByHand) -> None:
+    before = content(item, "item")
+    extract = extracting(item)
+    helper = helped(item, stop_at="extract.part_stored")
+    assert helper.wait_until_stopped()
+    extract.kill()
+    retry = extracting(item)
+    helper.wake()
+    # What it had read for the first try is not recorded for the second.
+    assert done(helper).status == "done"
+    retry.wake()
+    outcome = done(retry)
+    assert "read by 2 tasks" in outcome.message
+    item.step("load", "one", outcome.load_id)
+    assert content(item, "staging.item") == before
+
+
+def test_a_helper_ends_where_nothing_is_offered_and_at_once_when_the_extract_has_ended(
+    item: ByHand,
+) -> None:
+    early = helped(item)
+    assert "offered nothing" in done(early).message
+    item.both("one")
+    step = item.project.table_step("item", run_id="one")
+    began = time.monotonic()
+    assert "has ended" in shared_reading.help_to_read(step, 2, is_over=lambda: True).message
+    assert time.monotonic() - began < shared_reading._LONGEST_WAIT_SECONDS / 2
+
+
+def test_another_run_s_extract_is_not_helped_and_overtakes(item: ByHand) -> None:
+    extract = extracting(item)
+    other = done(item.start("extract", "two", prepare=small))
+    assert "offered nothing" in done(helped(item)).message
+    extract.wake()
+    # It was overtaken, and has read again; so does the load of the other.
+    outcome = done(extract)
+    assert outcome.counts["extracted"] == ROWS
+    item.step("load", "two", other.load_id)
+    item.step("load", "one", outcome.load_id)
+    assert not judge(item.project, "item")
+
+
+def test_the_content_of_a_table_is_the_same_whoever_has_read_it(item: ByHand) -> None:
+    extract = extracting(item)
+    assert done(helped(item)).status == "done"
+    extract.wake()
+    item.step("load", "one", done(extract).load_id)
+    again = done(item.start("extract", "two", prepare=small))
+    assert again.skipped and again.message.startswith("nothing new")
+
+
+def test_increments_are_read_by_the_extract_alone_and_a_full_refresh_is_shared(
+    project: Project,
+) -> None:
+    tables = {"item": {"incremental": "at", "extract_tasks": 3}}
+    item = ByHand(project, SOURCE, tables)
+    try:
+        item.both("one")
+        project.in_source(WRITERS)
+        assert "only new rows" in done(helped(item, "two")).message
+        item.both("two")
+        full = {"full_refresh": "all"}
+        extract = extracting(item, "three", **full)
+        assert done(item.start("read", "three", prepare=small, **full)).status == "done"
+        extract.wake()
+        item.step("load", "three", done(extract).load_id, **full)
+        assert not judge(project, "item")
+    finally:
+        item.close()
