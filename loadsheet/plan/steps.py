@@ -26,8 +26,16 @@ from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.sql.params import has_params
 
 Kind = Literal[
-    *("create_bucket", "look", "resolve", "extract", "read", "load"),
-    *("table", "batch", "transform", "verify"),
+    "create_bucket",
+    "look",
+    "resolve",
+    "extract",
+    "read",
+    "load",
+    "table",
+    "batch",
+    "transform",
+    "verify",
 ]
 """A `table` is an extract and its load as one Airflow task, a `batch` those of many tables. A task
 of kind `read` helps an extract to read a large table."""

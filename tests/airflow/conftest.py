@@ -18,7 +18,7 @@ from tests.airflow.world import World, flights_world
 from tests.services import *  # noqa: F403
 
 REPO = Path(__file__).resolve().parents[2]
-SHARING_WORLD = ("test_assets.py", "test_end_to_end.py")
+SHARING_WORLD = ("test_assets.py", "test_end_to_end.py", "test_shared_extract.py")
 _HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")
 os.environ.update(
     AIRFLOW_HOME=_HOME,

@@ -20,7 +20,7 @@ from airflow.utils.state import State
 from loadsheet.airflow import operators
 from loadsheet.airflow.factory import build_dag
 from loadsheet.airflow.operators import StepOperator
-from loadsheet.engine import seal, table_step
+from loadsheet.engine import seal, shared_reading, table_step
 from loadsheet.errors import Unavailable
 from loadsheet.lake import parts
 from loadsheet.plan import dag_config
@@ -461,3 +461,31 @@ def test_a_transform_needs_only_the_tables_that_it_reads(batched: Project) -> No
             if not isinstance(caught.value, operators.EarlierTaskFailed):
                 found.add(name)
         assert found == builds, states
+
+
+@pytest.mark.parametrize("state", ["success", "skipped", "failed"])
+def test_a_task_that_helps_an_extract_is_skipped_when_that_has_ended(
+    shop: Project, state: str
+) -> None:
+    shop.spec({"item": None, "kind": {"extract_tasks": 2}})
+    helper = Task(shop, "read.read_kind_2")
+    helper.states = {"extract.extract_kind": state}
+    with pytest.raises(AirflowSkipException, match="the extract task has ended"):
+        helper.execute()
+    with pytest.raises(AirflowSkipException, match="not chosen"):
+        Task(shop, "read.read_kind_2", tables=["item"]).execute()
+
+
+def test_a_task_that_cannot_help_is_skipped_and_says_why(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extract reads on, and the failure of one that only helps must not fail the run."""
+    shop.spec({"item": None, "kind": {"extract_tasks": 2}})
+
+    def away(*given: Any) -> None:
+        raise Unavailable("the warehouse is away")
+
+    monkeypatch.setattr(shared_reading, "is_read_whole", away)
+    with pytest.raises(AirflowSkipException, match=r"could not help: .*the warehouse is away"):
+        Task(shop, "read.read_kind_2").execute()
+    assert shop.in_warehouse("SELECT FROM loadsheet.failure") == []

@@ -84,6 +84,18 @@ def test_a_task_of_two_steps_is_idle_as_both_are(shop: Project) -> None:
     assert look_at(shop) == {"batch.batch_002"} | marts
 
 
+def test_tasks_that_help_an_extract_are_idle_unless_it_reads_the_whole_table(
+    shop: Project,
+) -> None:
+    helped = {name: {**(keys or {}), "extract_tasks": 2} for name, keys in TABLES.items()}
+    shop.spec(helped, MARTS)
+    helpers = {f"read.read_{name}_2" for name in TABLES}
+    assert look_at(shop) >= helpers
+    shop.in_source("INSERT INTO item VALUES (100); DELETE FROM kind WHERE id = 3")
+    assert helpers - look_at(shop) == {"read.read_kind_2"}
+    assert look_at(shop, full_refresh="all").isdisjoint(helpers)
+
+
 def test_before_the_first_load_nothing_is_idle(project: Project) -> None:
     project.in_source(SOURCE)
     project.spec(TABLES, MARTS)

@@ -1,0 +1,99 @@
+"""A real Airflow, in which three tasks read one table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import psycopg
+
+from tests.airflow.world import World, ask, wait_for
+
+# A row fills a page; the pages are three ranges.
+ROWS = 13_000
+SOURCE = f"""
+CREATE SCHEMA large; CREATE TABLE large.pages (id int PRIMARY KEY, filler text STORAGE PLAIN);
+INSERT INTO large.pages SELECT i, rpad('row ' || i, 7000) FROM generate_series(1, {ROWS}) i;
+ANALYZE large.pages;
+"""
+WRITERS = """
+UPDATE large.pages SET filler = 'moved' WHERE id % 3 = 0;
+DELETE FROM large.pages WHERE id % 7 = 0;
+INSERT INTO large.pages SELECT 100000 + i, 'late' FROM generate_series(1, 100) i;
+"""
+SPEC = """\
+version: 1
+source: {conn_id: flights_source, schema: large}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: large, mart_schema: large_mart}
+tasks: {retries: 0}
+tables:
+  pages: {extract_tasks: 3}
+"""
+CONTENT = "SELECT count(*), md5(string_agg(md5(id || filler), '' ORDER BY id)) FROM large.pages"
+WAITING = """
+SELECT client_port FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE relation = 'large.pages'::regclass AND NOT granted
+"""
+OFFER = "SELECT FROM loadsheet.scope WHERE table_name = 'pages' AND shared_read IS NOT NULL"
+HELPERS = ("read.read_pages_2", "read.read_pages_3")
+
+
+def process_of(port: int) -> int:
+    """The process on this machine whose end of a connection has this port."""
+    (found,) = {c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port}
+    assert found
+    return int(found)
+
+
+def stop_when_it_offers(world: World, process: int) -> None:
+    """SIGSTOP to the extract's process as soon as others can help it: it has taken a range or
+    two."""
+    deadline = time.monotonic() + 60
+    with psycopg.connect(world.warehouse, autocommit=True) as session:
+        while session.execute(OFFER).fetchone() is None:
+            assert time.monotonic() < deadline, "nothing is offered"
+            time.sleep(0.002)
+    os.kill(process, signal.SIGSTOP)
+
+
+def test_three_tasks_read_a_table_beside_writers_in_one_snapshot(world: World) -> None:
+    api = world.airflow.api
+    with psycopg.connect(world.source) as source:
+        source.execute(SOURCE)
+    (world.project / "pipelines" / "large").mkdir()
+    (world.project / "pipelines" / "large" / "pipeline.yml").write_text(SPEC)
+    world.airflow.wait_for_dag("large")
+    world.grant()
+    api.unpause("large")
+    with psycopg.connect(world.source) as source:
+        source.execute("LOCK TABLE large.pages IN ACCESS EXCLUSIVE MODE")
+        run_id = api.trigger("large")
+        wait_for(lambda: ask(world.source, WAITING) != [], "the extraction", 120)
+        ((port,),) = ask(world.source, WAITING)
+        extract = process_of(port)
+    before = ask(world.source, CONTENT)
+    stop_when_it_offers(world, extract)
+    try:
+        with psycopg.connect(world.source) as source:
+            source.execute(WRITERS)
+
+        def have_ended() -> bool:
+            states = {task.task_id: task.state for task in api.tasks("large", run_id)}
+            return all(states[name] in ("success", "skipped") for name in HELPERS)
+
+        wait_for(have_ended, "the tasks that help", 120)
+    finally:
+        os.kill(extract, signal.SIGCONT)
+    assert api.wait("large", run_id, timeout=240) == "success"
+    assert ask(world.warehouse, CONTENT) == before
+    states = {task.task_id: task.state for task in api.tasks("large", run_id)}
+    assert "success" in {states[name] for name in HELPERS}, states
+    assert "read by" in api.log("large", run_id, "extract.extract_pages")
+    # The next run reads whole, too, and nobody is stopped: all of the writers' rows arrive.
+    run_id = api.trigger("large")
+    assert api.wait("large", run_id, timeout=240) == "success"
+    assert ask(world.warehouse, CONTENT) == ask(world.source, CONTENT) != before
+    api.pause("large")
