@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +153,7 @@ MUTATIONS: list[tuple[Check, str, Any]] = [
 def changed(path: str, value: Any) -> Stack:
     """The stack with one place changed or taken away."""
     # Merged anchors share nodes; a plain deepcopy of the stack would keep that and change them all.
-    stack: Any = yaml.safe_load(yaml.dump(STACK, Dumper=_NoAliases))
+    stack: Any = json.loads(json.dumps(STACK))
     *above, last = path.split(".")
     node = stack
     for name in above:
@@ -162,11 +163,6 @@ def changed(path: str, value: Any) -> Stack:
     else:
         node[last] = copy.deepcopy(value)
     return stack
-
-
-class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
