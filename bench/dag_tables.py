@@ -58,7 +58,6 @@ def main(
     out: Out = None,
 ) -> None:
     """One run with nothing new and one with news, of tables that were loaded before."""
-    records: list[Record] = []
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         for size in sizes.split(","):
             tables, changed = map(int, size.split(":"))
@@ -71,20 +70,20 @@ def main(
                 for _ in range(times):
                     for key, value in bench.measure():
                         found.setdefault(key, []).append(value)
-                for (case, unit), values in found.items():
-                    case = f"{tables} tables, {case}"
-                    record = Record(
+                records = [
+                    Record(
                         bench="dag_tables",
-                        case=case,
+                        case=f"{tables} tables, {case}",
                         contender=chosen,
                         unit=unit,
                         values=tuple(values),
                     )
-                    records.append(record)
+                    for (case, unit), values in found.items()
+                ]
                 show(records)
-        if out and records:
-            facts = {"postgresql": place.version(), "tasks at once": str(parallel)}
-            store(out, facts, records, more=True)
+                if out:  # each by itself: a bench that is stopped keeps what it has measured
+                    facts = {"postgresql": place.version(), "tasks at once": str(parallel)}
+                    store(out, facts, records, more=True)
 
 
 class _Bench:
