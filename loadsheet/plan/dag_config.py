@@ -175,11 +175,11 @@ def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[
 def _hidden(steps: Sequence[Step], batches: Set[str]) -> list[str]:
     """The batches whose failure would not be the run's. Of a run Airflow looks at the last tasks
     only, and all that follow these batches may succeed: transforms that read other tables."""
-    last = batches.intersection(upstream for step in steps for upstream in step.upstream)
+    hidden = {upstream for step in steps for upstream in step.upstream if upstream in batches}
     for step in steps:
         if step.kind != "transform":
-            last -= set(step.upstream)
-    return sorted(last)
+            hidden -= set(step.upstream)
+    return sorted(hidden)
 
 
 def _batches(names: Sequence[str], pipeline: Pipeline) -> dict[str, Any]:
