@@ -74,6 +74,9 @@ WHERE pg_relation_size(oid) <= %s OR EXISTS (
     WHERE indrelid = cursor.oid AND indisvalid AND indpred IS NULL AND indkey[0] = cursor.attnum)
 """
 _SMALL = "SELECT oid FROM pg_class WHERE oid = ANY (%s::oid[]) AND pg_table_size(oid) <= %s"
+# A planner that expects many new rows reads a table from its start until it meets the first. They
+# are at its end: this took 0.26 s for two tables of 2 M rows, of which 1 % were new.
+_BY_INDEX = "SET LOCAL enable_seqscan = off"
 _NEXT_TRANSACTION = "SELECT txid_snapshot_xmax(txid_current_snapshot())"
 
 
@@ -204,7 +207,9 @@ def without_new_rows(
         tests.append(f"SELECT {number} WHERE {_test(read, where)}")
     if not tests:
         return []
-    found = session.execute(" UNION ALL ".join(tests).encode())
+    session.execute(_BY_INDEX)
+    found = session.execute(" UNION ALL ".join(tests).encode()).fetchall()
+    session.execute("SET LOCAL enable_seqscan TO DEFAULT")
     return [
         NoNewRows(name=reads[number].table.name, where=wheres[number], held_by=held_by)
         for (number,) in found

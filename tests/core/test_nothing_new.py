@@ -300,3 +300,43 @@ def test_a_look_for_higher_values_alone_would_lose_rows(
     monkeypatch.undo()
     project.succeed()
     assert project.differences("t1") == 0
+
+
+def rows_read_in_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many rows a look at a large table reads without an index. One of 20 is new, and new rows
+    are at the table's end."""
+    few(project)
+    project.in_source(
+        f"CREATE TABLE large ({BY_TIME}); CREATE INDEX ON large (at);"
+        " INSERT INTO large SELECT i, md5(i::text), now() - interval '1 h' * (1 + random())"
+        " FROM generate_series(1, 200000) i"
+    )
+    project.spec({name: dict(MERGED) for name in ("t0", "t1", "t2", "large")})
+    project.succeed()
+    project.in_source("UPDATE large SET at = now() WHERE id % 20 = 0; ANALYZE large")
+    counted: list[int] = []
+    ask = in_source.without_new_rows
+
+    def ask_and_count(session: Any, *given: Any) -> Any:
+        answer = ask(session, *given)
+        query = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'large'"
+        counted.append(session.execute(query).fetchone()[0])
+        return answer
+
+    monkeypatch.setattr(in_source, "without_new_rows", ask_and_count)
+    assert set(found(project)) == {"t0", "t1", "t2"}
+    return counted[0]
+
+
+def test_new_rows_at_a_tables_end_are_found_by_its_index(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rows_read_in_order(project, monkeypatch) == 0
+
+
+def test_the_planner_would_read_the_table_up_to_its_end(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    monkeypatch.setattr(in_source, "_BY_INDEX", "SET LOCAL enable_seqscan = on")
+    assert rows_read_in_order(project, monkeypatch) > 100_000
