@@ -75,7 +75,10 @@ PEERS := limit,auto,ingestr,dlt connectorx,dlt pyarrow,sling
 
 bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pipe, memory, growth (about an hour)
 	@$(BIN)/python -m bench.transfer full --json bench/results/full_medium.json
-	@$(BIN)/python -m bench.transfer full --of large:10000000 --times 3 --who "limit,auto,one reader" --json bench/results/full_large.json
+	@$(BIN)/python -m bench.transfer full --of large:10000000 --times 3 --who "limit,auto,no overlap" --json bench/results/full_large.json
+	@$(BIN)/python -m bench.transfer full --of large:3000000 --times 3 --who "limit,auto,no overlap" --json bench/results/full_overlap_large.json
+	@$(BIN)/python -m bench.transfer full --of large:1500000x2 --times 3 --who limit,auto --json bench/results/full_overlap_two.json
+	@$(BIN)/python -m bench.transfer full --of random:3000000 --times 3 --who limit,auto --json bench/results/full_overlap_random.json
 	@$(BIN)/python -m bench.transfer increment --json bench/results/increment_medium.json
 	@$(BIN)/python -m bench.transfer full --of wide:50000 --times 3 --json bench/results/full_wide.json
 	@$(BIN)/python -m bench.transfer full --of cells:1000 --times 3 --json bench/results/full_cells.json

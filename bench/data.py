@@ -51,6 +51,11 @@ _SHAPES = {
         f" 1000000)::numeric(10,2) AS amount, md5(i::text) AS note, {_COMMON} FROM"
         " generate_series(1::bigint, {rows}) i"
     ),
+    # The same, of bytes that do not shrink.
+    "random": (
+        "SELECT i AS id, sha256(i::text::bytea) || sha256((-i)::text::bytea) AS token, (i * 7919 %"
+        f" 65664)::int AS flight_id, {_COMMON} FROM generate_series(1::bigint, {{rows}}) i"
+    ),
     # 200 columns of five types.
     "wide": "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i",
     # Cells of about 100 kB of jsonb, which the server keeps compressed and out of line.
@@ -79,16 +84,22 @@ def flights(world: World, scale: str = "medium") -> Source:
     return Source(dsn=dsn, schema="bookings", tables=FLIGHTS)
 
 
-def shape(world: World, name: str, rows: int) -> Source:
-    """One table `name` (`large`, `wide` or `cells`) of `rows` rows; generated once per server."""
+def shape(world: World, name: str, rows: int, tables: int = 1) -> Source:
+    """Tables `name`, `name_2`, … of `rows` rows of the shape `name`: `large`, `random`, `wide` or
+    `cells`. Generated once per server."""
     dsn = world.new_source(f"{name}_{rows}")
-    if not ask(dsn, "SELECT 1 FROM pg_class WHERE relname = %s", name):
-        columns = ", ".join(f"{_WIDE[n % 5].format(n=n)} AS c{n}" for n in range(2, 200))
-        ask(dsn, f"CREATE TABLE {name} AS " + _SHAPES[name].format(rows=rows, columns=columns))
-        ask(dsn, f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
-        ask(dsn, f"CREATE INDEX ON {name} (updated_at)")
-        ask(dsn, f"VACUUM ANALYZE {name}")
-    return Source(dsn=dsn, schema="public", tables=(Table(name=name, key=("id",)),))
+    columns = ", ".join(f"{_WIDE[n % 5].format(n=n)} AS c{n}" for n in range(2, 200))
+    select = _SHAPES[name].format(rows=rows, columns=columns)
+    names = [name, *(f"{name}_{number}" for number in range(2, tables + 1))]
+    for table in names:
+        if ask(dsn, "SELECT 1 FROM pg_class WHERE relname = %s", table):
+            continue
+        ask(dsn, f"CREATE TABLE {table} AS {select}")
+        ask(dsn, f"ALTER TABLE {table} ADD PRIMARY KEY (id)")
+        ask(dsn, f"CREATE INDEX ON {table} (updated_at)")
+        ask(dsn, f"VACUUM ANALYZE {table}")
+    made = tuple(Table(name=table, key=("id",)) for table in names)
+    return Source(dsn=dsn, schema="public", tables=made)
 
 
 def tiny(world: World, tables: int) -> Source:

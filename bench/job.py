@@ -74,35 +74,18 @@ def limit() -> Contender:
     )
 
 
-def ours(
-    wire: str = "auto",
-    one_reader: bool = False,
-    keys: dict[str, Any] | None = None,
-    **tasks: Any,
-) -> Contender:
-    """`loadsheet run`, with every guarantee on; `one_reader`: a large table is not read by several
-    sessions. `keys` are more keys of each table."""
+def ours(wire: str = "auto", keys: dict[str, Any] | None = None, **tasks: Any) -> Contender:
+    """`loadsheet run`, with every guarantee on. `keys` are more keys of each table."""
 
     def command(world: World, job: Job) -> Command:
         _project(world, job, wire, keys or {}, tasks)
         more = ["--full-refresh"] if job.options.get("full_refresh") else []
-        start = [sys.executable, *(["-c", _ONE_READER] if one_reader else ["-m", "loadsheet"])]
-        return [*start, "--project", str(job.state), "run", "bench", "--json", *more], _env(
-            world, job
-        )
+        start = [sys.executable, "-m", "loadsheet", "--project", str(job.state)]
+        return [*start, "run", "bench", "--json", *more], _env(world, job)
 
-    name, more = (
-        (f"loadsheet {wire}, one reader", ", a table by one reader")
-        if one_reader
-        else (f"loadsheet {wire}", "")
-    )
-    return Contender(name, command, f"loadsheet run, through the lake, format {wire}{more}")
+    note = f"loadsheet run, through the lake, format {wire}"
+    return Contender(f"loadsheet {wire}", command, note)
 
-
-_ONE_READER = (
-    "from loadsheet.engine import reading; reading.READERS = 1; from loadsheet.cli.main import"
-    " main; main()"
-)
 
 # By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y}
 # true}`).
@@ -133,12 +116,10 @@ def peer(name: str, **options: Any) -> Contender:
 
 
 def by_name(name: str) -> Contender:
-    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `one reader` is auto with
-    one."""
+    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `no overlap` is auto with
+    `overlap: false`."""
     if name == "limit":
         return limit()
-    if name == "one reader":
-        return ours(one_reader=True)
     if name == "no overlap":
         alone = ours(keys={"overlap": False})
         return replace(alone, name="loadsheet auto, no overlap", note=f"{alone.note}, then loaded")

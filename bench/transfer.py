@@ -109,11 +109,15 @@ More = Annotated[
 
 
 def source_of(place: World, name: str) -> data.Source:
-    """`demo`, `medium` … for the flights; `large:10000000`, `wide:N`, `cells:N`, `tiny:N`."""
+    """`demo`, `medium` … for the flights; `large:10000000`, `random:N`, `wide:N`, `cells:N` for a
+    table of N rows, `large:Nx2` for two; `tiny:N` for N tables."""
     kind, _, size = name.partition(":")
     if not size:
         return data.flights(place, name)
-    return data.tiny(place, int(size)) if kind == "tiny" else data.shape(place, kind, int(size))
+    if kind == "tiny":
+        return data.tiny(place, int(size))
+    rows, _, tables = size.partition("x")
+    return data.shape(place, kind, int(rows), int(tables or 1))
 
 
 @app.command()
@@ -125,8 +129,8 @@ def full(
     out: Out = None,
     more: More = False,
 ) -> None:
-    """All rows of `--of`: flights (small, medium), large:10000000, wide:100000, cells:2000,
-    tiny:1000."""
+    """All rows of `--of`: flights (small, medium), large:10000000, large:1500000x2, random:3000000,
+    wide:100000, cells:2000, tiny:1000."""
     series = Series("full")
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         stage = Stage(place, source_of(place, of), Path(folder))
