@@ -94,8 +94,14 @@ class BatchOperator(TableOperator):
 
         request = self._resuming(request, self.tables, context)
 
+        self.drift = {}
+
         def ended(table: str, result: Outcome | Exception, seconds: float | None) -> None:
-            self._ended(pipeline, Step(kind="table", name=table), result, seconds)
+            step = Step(kind="table", name=table)
+            self._ended(pipeline, step, result, seconds)
+            # At once: the task may still fail with another table.
+            if isinstance(result, Outcome):
+                self.drift |= operators.drift_of({step: result})
 
         try:
             outcomes = run_batch(
@@ -118,7 +124,6 @@ class BatchOperator(TableOperator):
         self, pipeline: Pipeline, request: RunRequest, outcome: Outcome, context: Context
     ) -> Outcome:
         find = operators.airflow_connection
-        self.drift = operators.drift_of(self._outcomes)
         self._outcomes = publish(self, self._outcomes, pipeline, context, find, request)
         if any(outcome.changed for outcome in self._outcomes.values()):
             write_note(pipeline, context, find)

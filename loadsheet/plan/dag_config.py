@@ -48,6 +48,7 @@ RESERVED = ("default", "task_groups")
 """Top-level keys of dag-factory's files that are no DAGs."""
 NOTIFY_FAILURE = "loadsheet.airflow.alerts.callbacks.notify_failure"
 NOTIFY_SUCCESS = "loadsheet.airflow.alerts.callbacks.notify_success"
+NOTIFY_RETRY = "loadsheet.airflow.alerts.callbacks.notify_retry"
 
 
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_runs": 1,  # two runs at once would read the same rows twice
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
-        "default_args": _default_args(pipeline),
+        "default_args": _default_args(pipeline, has_batches="batch" in kinds),
         "params": form_params(
             table_names,
             [transform.name for transform in pipeline.transforms],
@@ -213,7 +214,7 @@ def _trigger_rule(step: Step) -> str:
     return "all_success"
 
 
-def _default_args(pipeline: Pipeline) -> dict[str, Any]:
+def _default_args(pipeline: Pipeline, has_batches: bool) -> dict[str, Any]:
     args: dict[str, Any] = {
         "owner": pipeline.owner,
         "retries": pipeline.tasks.retries,
@@ -221,8 +222,12 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     }
     events = {event for route in pipeline.notify for event in route.events}
     routes = [route.as_keys() for route in pipeline.notify]
+    # A batch that fails may have followed changed columns of other tables.
+    tells_drift = has_batches and bool(events & {"drift", "digest"})
     # Each only where it is needed: a callback costs time after every successful task.
-    if events & {"failure", "check", "differs", "recovery"}:
+    if tells_drift:
+        args["on_retry_callback"] = {"callback": NOTIFY_RETRY, "routes": routes}
+    if tells_drift or events & {"failure", "check", "differs", "recovery"}:
         args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "routes": routes}
     if events & {"recovery", "drift", "digest"}:
         args["on_success_callback"] = {"callback": NOTIFY_SUCCESS, "routes": routes}

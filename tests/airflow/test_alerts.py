@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import jsonschema
 import pytest
 
-from loadsheet.airflow.alerts.callbacks import notify_success
+from loadsheet.airflow.alerts.callbacks import notify_failure, notify_retry, notify_success
 from loadsheet.airflow.alerts.incidents import Failure
 from loadsheet.airflow.alerts.message import Message
 from loadsheet.airflow.alerts.sending import deliveries, send
@@ -155,6 +156,26 @@ def test_changed_columns_are_told_to_those_who_want_to_know(
     (told,) = (request.document for request in world.http.requests)
     assert (told["event"], told["state"], told["incident"]) == ("drift", "note", None)
     assert told["sections"]["Changes"] == "orders: added note text\norders: widened n to bigint"
+
+
+@pytest.mark.parametrize("callback", [notify_retry, notify_failure, notify_success])
+def test_changed_columns_are_told_whatever_becomes_of_the_task(
+    world: World, variables: dict[str, str], callback: Callable[..., None]
+) -> None:
+    """A batch may fail with one table, and have loaded another one."""
+    found = context("a fault", step="batch.batch_001")
+    found["task"].drift = {"orders": ("added note text",)}
+    callback(found, routes=[{**KINDS["webhook"], "events": ["drift"]}])
+    (told,) = (request.document for request in world.http.requests)
+    assert (told["event"], told["sections"]["Changes"]) == ("drift", "orders: added note text")
+
+
+def test_a_failure_without_changed_columns_tells_of_none(
+    world: World, variables: dict[str, str]
+) -> None:
+    for callback in (notify_retry, notify_failure):
+        callback(context("a fault"), routes=[{**KINDS["webhook"], "events": ["drift"]}])
+    assert world.http.requests == []
 
 
 def test_changed_columns_are_told_where_variables_are_out_of_reach(

@@ -54,7 +54,10 @@ def stored(dag: DAG) -> Any:
 
 def runtime(dag: DAG) -> Any:
     """What a worker uses and Airflow does not store."""
-    callbacks = ("on_failure_callback", "on_success_callback", "on_skipped_callback")
+    callbacks = (
+        *("on_failure_callback", "on_success_callback"),
+        *("on_skipped_callback", "on_retry_callback"),
+    )
     return {
         task.task_id: (
             getattr(task, "operator_class", type(task)),

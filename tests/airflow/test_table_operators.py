@@ -284,6 +284,25 @@ def test_a_table_that_fails_stops_no_other_and_is_named(
     assert order[-1] == "item"
 
 
+def test_a_batch_that_fails_knows_which_columns_its_other_tables_have_followed(
+    batched: Project,
+) -> None:
+    """The next try does not load them again, and would have nothing to tell."""
+    batch = Task(batched, "batch.batch_001", "first")
+    with pytest.raises(AirflowFailException):
+        batch.execute()
+    assert batch.operator.drift == {}
+    batched.in_source("ALTER TABLE item ADD COLUMN note text; INSERT INTO item VALUES (3000)")
+    batch = Task(batched, "batch.batch_001", "second")
+    with pytest.raises(AirflowFailException):
+        batch.execute()
+    told = "added note text (NULL in older rows until a full refresh)"
+    assert batch.operator.drift == {"item": (told,)}
+    batched.in_source("ALTER TABLE unfit RENAME _load_id TO no")
+    batch.execute()
+    assert batch.operator.drift == {}
+
+
 def test_a_retry_of_a_batch_does_only_what_is_not_done(
     batched: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

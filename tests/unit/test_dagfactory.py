@@ -164,6 +164,22 @@ def test_a_task_calls_only_for_what_a_route_hears_of(
         }
 
 
+@pytest.mark.parametrize("event", ["drift", "digest"])
+def test_a_batch_that_fails_tells_what_its_other_tables_have_followed(event: str) -> None:
+    route = Route(slack_conn_id="s", events=(event,))
+    tables = (Table(name="bookings", tasks=Tasks(granularity="batch")),)
+    args = dag_config(pipeline(notify=(route,), tables=tables, transforms=()))["default_args"]
+    assert {
+        name: value["callback"].rpartition(".")[2]
+        for name, value in args.items()
+        if name.endswith("_callback")
+    } == {
+        "on_retry_callback": "notify_retry",
+        "on_failure_callback": "notify_failure",
+        "on_success_callback": "notify_success",
+    }
+
+
 def test_each_callback_has_all_routes_as_the_file_has_them() -> None:
     routes = [
         {"slack_conn_id": "bot", "channel": "#data", "events": ["failure"]},

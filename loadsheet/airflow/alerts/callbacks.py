@@ -51,6 +51,18 @@ def notify_success(
         _log.warning("No message was sent about this success: %s", summary(error))
 
 
+def notify_retry(
+    context: Context, routes: Sequence[Mapping[str, Any]] | None = None, **route: Any
+) -> None:
+    """For `on_retry_callback`: sends what schema drift has changed in tables that the try has
+    loaded, although it has failed with others; never raises. The next try does not load them again.
+    Routes are given as to `notify_failure`."""
+    try:
+        _tell_drift(context, _routes(routes, route))
+    except Exception as error:
+        _log.warning("No message was sent about changed columns: %s", summary(error))
+
+
 def _routes(routes: Sequence[Mapping[str, Any]] | None, route: Mapping[str, Any]) -> list[Route]:
     """The routes that can be used. Those of a pipeline file are checked; others are a user's own
     Python, in which one mistake must not keep the others from their message."""
@@ -72,6 +84,7 @@ def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
     error = context.get("exception")
     if isinstance(error, EarlierTaskFailed):
         return
+    _tell_drift(context, routes)
     event = task_messages.event_of(error)
     heard = [route for route in routes if route.hears(event)]
     places = [route.place for route in heard]
@@ -97,14 +110,7 @@ def _notify_failure(context: Context, routes: Sequence[Route]) -> None:
 
 
 def _notify_success(context: Context, routes: Sequence[Route]) -> None:
-    deliveries: list[Delivery] = []
-    drift = getattr(context["task"], "drift", {})
-    if drift:
-        message = task_messages.drift_message(context, drift)
-        heard = [route for route in routes if route.hears("drift")]
-        deliveries += sending.deliveries(heard, message)
-        if any(route.hears("digest") for route in routes):
-            _note_drift(context, drift)
+    deliveries = _of_drift(context, routes)
     failure = None
     try:
         failure = _recovered(context, routes)
@@ -123,6 +129,23 @@ def _notify_success(context: Context, routes: Sequence[Route]) -> None:
             refused.append(result.delivery.route)
     if failure:
         _settle(context, failure, routes, refused)
+
+
+def _of_drift(context: Context, routes: Sequence[Route]) -> list[Delivery]:
+    """The messages of what schema drift has changed. Notes it for the digest."""
+    drift = getattr(context["task"], "drift", {})
+    if not drift:
+        return []
+    if any(route.hears("digest") for route in routes):
+        _note_drift(context, drift)
+    heard = [route for route in routes if route.hears("drift")]
+    return sending.deliveries(heard, task_messages.drift_message(context, drift))
+
+
+def _tell_drift(context: Context, routes: Sequence[Route]) -> None:
+    """Tell it of a task that has failed: a batch may have loaded other tables."""
+    for result in sending.send(_of_drift(context, routes)):
+        sending.log_error(result, "changed columns")
 
 
 def _note_drift(context: Context, drift: Mapping[str, Sequence[str]]) -> None:

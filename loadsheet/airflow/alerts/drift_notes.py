@@ -31,12 +31,12 @@ class Note:
 
 
 def remember(context: Context, drift: Mapping[str, Sequence[str]]) -> None:
-    """Note the changes, by table, that the task has followed. A task that is done again overwrites
-    its note."""
+    """Note the changes, by table, that this try of the task has followed."""
     from airflow.sdk import Variable
 
     ti = context["ti"]
     task = f"{ti.dag_id}\n{context['run_id']}\n{ti.task_id}\n{getattr(ti, 'map_index', -1)}"
+    task += f"\n{getattr(ti, 'try_number', 1)}"
     changes = [f"{table}: {change}" for table, found in drift.items() for change in found]
     note = {
         "pipeline": ti.dag_id,
