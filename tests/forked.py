@@ -34,7 +34,7 @@ def command_line(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         folder = os.getcwd()
         given = (list(arguments), environment, folder, _path(out.fileno()), _path(err.fileno()))
-        process = FORKS.Process(target=_run, args=given)
+        process = FORKS.Process(target=run_here, args=given)
         process.start()
         process.join(seconds)
         if process.exitcode is None:
@@ -53,9 +53,11 @@ def _path(descriptor: int) -> str:
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
-def _run(
+def run_here(
     arguments: list[str], environment: dict[str, str], folder: str, out: str, err: str
 ) -> None:
+    """`loadsheet <arguments>` in this process, which ends; `out` and `err` are the paths of what it
+    prints to."""
     become(environment, out, err)
     os.chdir(folder)
     sys.argv = ["loadsheet", *arguments]

@@ -11,11 +11,13 @@ import struct
 import subprocess
 import sys
 import termios
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
 
 from loadsheet.cli.output import fitted
+from tests.forked import FORKS, command_line, run_here
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 COMMANDS = {
@@ -26,7 +28,6 @@ COMMANDS = {
     "doctor": ["doctor", "shop"],
     "test": ["test", "broken"],
 }
-LOADSHEET = [sys.executable, "-m", "loadsheet"]
 ROOT = str(Path(__file__).parents[3])
 BROKEN = SPEC.replace("pipeline: shop", "pipeline: broken").replace(
     "customers:\n", 'customers: {moed: "a value so long that the line has to be cut somewhere"}\n'
@@ -38,27 +39,22 @@ def on_screen(arguments: list[str], columns: int) -> list[str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    environment = {**inherited, "PYTHONPATH": ROOT, "TERM": "xterm"}
-    command = [*LOADSHEET, *arguments]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                block = os.read(ours, 65536)
-            except OSError:  # Linux's end of file of a terminal
-                break
-            if not block:
-                break
-            shown += block
+    screen = os.ttyname(theirs)
+    given = (arguments, {**inherited, "TERM": "xterm"}, os.getcwd(), screen, screen)
+    process = FORKS.Process(target=run_here, args=given)
+    process.start()
+    shown = b""
+    while ours in wait([ours, process.sentinel]):
+        shown += os.read(ours, 65536)
+    process.join()
+    os.close(theirs)
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
     return text.splitlines()
 
 
 def piped(arguments: list[str]) -> list[str]:
-    environment = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "40"}
-    done = subprocess.run([*LOADSHEET, *arguments], text=True, capture_output=True, env=environment)
+    done = command_line(arguments, {**os.environ, "COLUMNS": "40"})
     return (done.stdout + done.stderr).splitlines()
 
 
