@@ -19,6 +19,7 @@ from loadsheet.plan import grants
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import ident, literal
+from tests.sessions import kept
 
 End = Literal["source", "warehouse"]
 ADMINISTRATOR = "loadsheet"
@@ -94,7 +95,7 @@ class Granted:
     def _grant(self, end: End, uri: str) -> None:
         role = role_of(end, uri)
         statements = printed(end, uri, self._pipelines, role)
-        with psycopg.connect(uri, autocommit=True, **_SESSION) as session:
+        with kept(uri, **_SESSION) as session:
             is_standby, has_role, there_is = session.execute(_THERE_IS, {"role": role}).fetchone()
             if is_standby:
                 return

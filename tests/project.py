@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from loadsheet.verify.pipeline import verify_pipeline
 from loadsheet.verify.step import verify_due
 from tests.forked import command_line
 from tests.granted import End, Granted
+from tests.sessions import fetch_kept, kept
 
 ROOT = Path(__file__).resolve().parent.parent
 # Half of the looks at the catalogs were after INSERTs and the like.
@@ -248,7 +249,11 @@ class Project:
         self, name: End, statement: str, parameters: Sequence[Any]
     ) -> list[tuple[Any, ...]]:
         uri = getattr(self, name) if _DDL.search(statement) else self._database(name).unmarked(self)
-        return fetch(uri, statement, *parameters)
+        return fetch_kept(uri, statement, *parameters)
+
+    def session(self, name: End) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """An autocommit session of the DBA, for code that changes nothing but temporary tables."""
+        return kept(self._database(name).unmarked(self))
 
     @staticmethod
     def _database(name: End) -> _Database:
@@ -331,7 +336,7 @@ def fetch(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
 def differences(source: str, table: Relation, warehouse: str, target: Relation) -> int:
     """`EXCEPT ALL` both ways over every source column, compared as the text the servers show: 0
     when equal."""
-    with psycopg.connect(source) as reading, psycopg.connect(warehouse) as writing:
+    with kept(source) as reading, kept(warehouse) as writing:
         for session in (reading, writing):
             session.execute(
                 "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'"
@@ -363,5 +368,4 @@ def differences(source: str, table: Relation, warehouse: str, target: Relation) 
             ).fetchone()[0]
             for one, other in (both, both[::-1])
         )
-        writing.rollback()
     return count

@@ -18,6 +18,7 @@ from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.sqltest.embedded import MEMORY, memory_folder
 from tests.debian import PROGRAMS, VERSION, DebianServer
 from tests.project import Project
+from tests.sessions import close_kept
 
 __all__ = [
     "bucket",
@@ -111,7 +112,9 @@ def project(tmp_path: Path, two_databases: tuple[str, str], s3: S3Server) -> Pro
 
 def _new_database(postgres: PostgresServer) -> Iterator[str]:
     name = f"test_{secrets.token_hex(6)}"
-    yield postgres.create_database(name)
+    database = postgres.create_database(name)
+    yield database
+    close_kept(database)
     # elsewhere DROP DATABASE waits seconds for a checkpoint; the server goes at the end
     if postgres.is_in(MEMORY):
         with contextlib.suppress(psycopg.Error):  # a prepared transaction that a test has left

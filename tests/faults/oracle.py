@@ -47,7 +47,7 @@ def judge(
     staging: str = "staging",
 ) -> Verdict:
     """Compare `public.<table>` (rows `where`, `columns`: default all) with `<staging>.<table>`."""
-    with psycopg.connect(project.source) as source, psycopg.connect(project.warehouse) as warehouse:
+    with project.session("source") as source, project.session("warehouse") as warehouse:
         source.execute(SETTINGS)
         warehouse.execute(SETTINGS)
         names = list(columns or _columns(source, Relation("public", table)))
@@ -60,7 +60,6 @@ def judge(
         _carry(source, truth, warehouse)
         lost = _count(warehouse, f"SELECT r FROM truth EXCEPT ALL {found}")
         doubled = _count(warehouse, f"{found} EXCEPT ALL SELECT r FROM truth")
-        warehouse.rollback()
     assert lost or doubled, "the hashes differ and the rows do not: the oracle is broken"
     return Verdict(rows=rows, lost=lost, doubled=doubled)
 
@@ -84,7 +83,7 @@ def _digest(session: psycopg.Connection, rows: str) -> tuple[int, str | None]:
 
 
 def _carry(source: psycopg.Connection, rows: str, warehouse: psycopg.Connection) -> None:
-    warehouse.execute("CREATE TEMPORARY TABLE truth (r text) ON COMMIT DROP")
+    warehouse.execute("CREATE TEMPORARY TABLE truth (r text)")
     with (
         source.cursor().copy(f"COPY ({rows}) TO STDOUT") as out,
         warehouse.cursor().copy("COPY truth FROM STDIN") as into,
@@ -146,7 +145,7 @@ WHERE target = %(target)s AND load_no >= whole
 
 def violations(project: Project) -> list[str]:
     """Where the ledger contradicts itself or the tables; empty when all is well."""
-    with psycopg.connect(project.warehouse, autocommit=True) as session:
+    with project.session("warehouse") as session:
         found = [
             f"{what}: {row}"
             for what, query in _INVARIANTS.items()

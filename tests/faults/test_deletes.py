@@ -31,6 +31,7 @@ from tests.faults.tally import Tally
 from tests.faults.workers import Worker, settled
 from tests.granted import PASSWORD
 from tests.project import Project, fetch
+from tests.sessions import close_kept
 
 Tallies = Callable[[str], Tally]
 WRITERS = 8
@@ -219,6 +220,7 @@ def test_a_restored_source_takes_no_row_with_it(shop: Project, tally: Tallies) -
     """The copy was made before the last rows were written."""
     name = shop.source.rpartition("/")[2]
     copy = f"{name}_restored"
+    close_kept()  # a database that is copied has no sessions
     with psycopg.connect(shop.source.replace(name, "postgres"), autocommit=True) as session:
         session.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{name}"')
     shop.in_source("INSERT INTO item (kind) SELECT 0 FROM generate_series(1, 100)")

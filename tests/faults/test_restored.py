@@ -20,6 +20,7 @@ from loadsheet.source import catalog, identity, sequences
 from tests.faults.oracle import judge, violations
 from tests.faults.tally import Tally
 from tests.project import Project, crash, fetch
+from tests.sessions import close_kept
 
 Tallies = Callable[[str], Tally]
 SOURCE = """
@@ -214,6 +215,7 @@ def test_another_database_behind_the_same_connection_is_noticed(
     shop: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
 ) -> None:
     name = shop.source.rpartition("/")[2]
+    close_kept()  # a database that is copied has no sessions
     with psycopg.connect(primary.dsn("postgres"), autocommit=True) as session:
         session.execute(f"CREATE DATABASE other_{name} TEMPLATE {name}")
 
@@ -518,6 +520,7 @@ def test_a_ledger_from_before_sources_were_remembered_is_not_compared(
     shop: Project, primary: PostgresServer
 ) -> None:
     name = shop.source.rpartition("/")[2]
+    close_kept()  # a database that is copied has no sessions
     with psycopg.connect(primary.dsn("postgres"), autocommit=True) as session:
         session.execute(f"CREATE DATABASE other_{name} TEMPLATE {name}")
     shop.in_warehouse("UPDATE loadsheet.scope SET source = NULL")
