@@ -3,6 +3,7 @@ check of a spec has found, which run was stopped. And programs that tests start 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -22,3 +23,10 @@ def heed_signals_in_children() -> None:
 
 
 heed_signals_in_children()
+
+
+def pytest_collection_finish() -> None:
+    """Of what was imported and collected nothing becomes garbage: to look through all of it again
+    and again took 0.2 of the 3.6 s of `test_compiled.py` and `test_order.py`."""
+    gc.collect()
+    gc.freeze()
