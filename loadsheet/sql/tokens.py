@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from loadsheet.errors import InputError
@@ -52,8 +52,7 @@ class Token(NamedTuple):
 
 
 _LETTER = r"A-Za-z_\x80-\U0010ffff"
-_TOKEN = re.compile(
-    rf"""
+_TOKEN = rf"""
     (?:[ \t\n\r\f\v]++|--[^\n\r]*+)*+
     (?:(?P<string>(?:[bBnNxX]|[uU]&)?'(?:[^']|'')*+'|[eE]'(?:[^'\\]|\\.|'')*+')
     |(?:[uU]&)?"(?P<name>(?:[^"]|"")*+)"
@@ -63,10 +62,14 @@ _TOKEN = re.compile(
     |(?P<sign>::|:=|[][(),;:.{{}}\\])
     |(?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])++)
     |(?P<other>[^ \t\n\r\f\v]))
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+"""
 _COMMENT = re.compile(r"/\*|\*/")
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    # Compiled when it is needed: it takes 5 ms, and most steps of a run read no SQL.
+    return re.compile(_TOKEN, re.DOTALL | re.VERBOSE)
 
 
 # A transform's text is parsed and searched for parameters, one right after the other.
@@ -76,7 +79,8 @@ def tokenize(sql: str) -> list[Token]:
     comments are between them. Raises Unparsable."""
     tokens: list[Token] = []
     at = 0
-    while match := _TOKEN.match(sql, at):
+    token = _token()
+    while match := token.match(sql, at):
         if len(tokens) > MAX_TOKENS:
             message = f"the file has more than {MAX_TOKENS:,} words, values and signs"
             hint = "split it into several transforms, and load long lists of values as a table"

@@ -9,6 +9,7 @@ it is refused. A type of an extension may also have a schema in front, which is 
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from loadsheet.sql.extensions import TYPES
 
@@ -77,12 +78,21 @@ _DECLARED = (
     rf"(?:{_any_of((*_TIMES, *_ALIASES_OF_TIMES))}){_LENGTH}",
     rf"float{_LENGTH}",
 )
-# The server writes one pair of brackets, whatever the number of dimensions.
-_LANDING_TYPE = re.compile(rf"(?:{'|'.join(_LANDING)})(?:\[\])?")
-_DECLARED_TYPE = re.compile(rf"(?:{'|'.join(_DECLARED)})(?:\[[0-9]{{0,5}}\]){{0,6}}")
 _BLANKS_IN_PARENTHESES = re.compile(r"\s*([(),])\s*")
 _LONGEST = 60
 """How much of a name a message shows."""
+
+
+# Compiled when they are needed: each takes some 2 ms.
+@cache
+def _landing_type() -> re.Pattern[str]:
+    # The server writes one pair of brackets, whatever the number of dimensions.
+    return re.compile(rf"(?:{'|'.join(_LANDING)})(?:\[\])?")
+
+
+@cache
+def _declared_type() -> re.Pattern[str]:
+    return re.compile(rf"(?:{'|'.join(_DECLARED)})(?:\[[0-9]{{0,5}}\]){{0,6}}")
 
 
 class UnknownType(ValueError):
@@ -98,7 +108,7 @@ class UnknownType(ValueError):
 def known_type(text: object) -> str:
     """`text`, if it is the name of a type that a column can land with, as PostgreSQL's format_type
     writes it. Raises UnknownType."""
-    if not isinstance(text, str) or not _LANDING_TYPE.fullmatch(text):
+    if not isinstance(text, str) or not _landing_type().fullmatch(text):
         raise UnknownType(text)
     return text
 
@@ -113,6 +123,6 @@ def declared_type(text: str) -> str:
         # `time (3) with time zone`: the blank behind the parenthesis has a meaning.
         name = re.sub(r"\)(?=[a-z])", ") ", name)
         name = re.sub(r" ?\[ ?([0-9]*) ?\]", r"[\1]", name)
-    if not _DECLARED_TYPE.fullmatch(name):
+    if not _declared_type().fullmatch(name):
         raise UnknownType(text)
     return name
