@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
+
+if TYPE_CHECKING:
+    from loadsheet.engine.sessions import KeptServers
 
 _NOTHING_DONE = "no step had begun"
 _HALF_DONE = "loaded tables stay, unfinished steps are rolled back"
@@ -123,7 +127,7 @@ def run(
     # A wrong option is told without a server, where no pattern's tables are needed for that.
     record = RunRecord(spec)
     request = None if spec.patterns else requested(spec, record)
-    _preflight(spec, connections)
+    servers = _preflight(spec, connections)
     if request is None:
         spec = _resolved(spec, connections)
         record = RunRecord(spec)
@@ -131,9 +135,9 @@ def run(
     verbose = prints_every_step(ctx, verbose)
     screen = Screen(quiet=as_json, verbose=verbose)
     if sample is not None:
-        report, notes = _run_sample(spec, request, connections, screen, sample)
+        report, notes = _run_sample(spec, request, connections, screen, sample, servers)
     else:
-        report = _run_recorded(spec, request, connections, screen, record)
+        report = _run_recorded(spec, request, connections, screen, record, servers)
         notes = []
         # A bug would only happen again.
         if report.failed and record.is_kept and not report.has_bugs and report.can_resume:
@@ -180,18 +184,32 @@ def _variable() -> str | None:
     return airflow_side.variable(VARIABLE, {})
 
 
-def _preflight(spec: Pipeline, connections: Connections) -> None:
-    """Returns when the servers answer; prints once which of them is waited for."""
+def _preflight(spec: Pipeline, connections: Connections) -> KeptServers:
+    """The servers, when all answer; prints once which of them is waited for."""
     from loadsheet.engine.preflight import preflight
+    from loadsheet.engine.sessions import KeptServers
 
     def print_wait(refusals: Sequence[object], seconds: float) -> None:
         for refusal in refusals:
             say(str(refusal))
         say(f"waiting up to {seconds:g} s (tasks.retries, tasks.retry_delay); Ctrl-C ends")
 
-    # Ctrl-C does not wait for a server that does not answer.
-    with exiting_at_once(Silence(), _NOTHING_DONE, _NEW_RUN):
-        preflight(spec, connections, print_wait)
+    servers = KeptServers(spec, connections)
+    with (
+        # Ctrl-C does not wait for a server that does not answer.
+        exiting_at_once(Silence(), _NOTHING_DONE, _NEW_RUN),
+        ThreadPoolExecutor(1, thread_name_prefix="loadsheet-preflight") as pool,
+    ):
+        answered = pool.submit(preflight, spec, servers, print_wait)
+        # What the steps need is imported while the servers are asked.
+        import loadsheet.engine.runner  # noqa: F401
+
+        try:
+            answered.result()
+        except BaseException:
+            servers.close()
+            raise
+    return servers
 
 
 def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
@@ -214,6 +232,7 @@ def _run_recorded(
     connections: Connections,
     screen: Screen,
     record: RunRecord,
+    servers: KeptServers,
 ) -> Report:
     """Run, with a record of the options for `--resume`, which is deleted when no step failed."""
 
@@ -228,14 +247,19 @@ def _run_recorded(
     next_step = _NEW_RUN
     if record.is_kept:
         next_step = f"loadsheet run {spec.name} --resume resumes this run"
-    report = run_steps(spec, request, connections, screen, next_step, note_unchanged)
+    report = run_steps(spec, request, connections, screen, next_step, servers, note_unchanged)
     if not report.failed:
         record.end()
     return report
 
 
 def _run_sample(
-    spec: Pipeline, request: RunRequest, connections: Connections, screen: Screen, sample: str
+    spec: Pipeline,
+    request: RunRequest,
+    connections: Connections,
+    screen: Screen,
+    sample: str,
+    servers: KeptServers,
 ) -> tuple[Report, list[str]]:
     """Run the pipeline with a sample's schemas. Returns the report and notes for the summary."""
     from loadsheet.engine.sample import sampled, scripts
@@ -248,7 +272,7 @@ def _run_sample(
     left_out = ", ".join(transform.name for transform in scripts(spec))
     if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
-    return run_steps(moved, request, connections, screen, _NEW_RUN), notes
+    return run_steps(moved, request, connections, screen, _NEW_RUN, servers), notes
 
 
 def run_steps(
@@ -257,9 +281,11 @@ def run_steps(
     connections: Connections,
     screen: Screen,
     next_step: str,
+    servers: KeptServers | None = None,
     note: Callable[[Step, str], None] = lambda step, status: None,
 ) -> Report:
-    """Run the steps and show their progress. `next_step` is what an interrupted user can do."""
+    """Run the steps and show their progress. `next_step` is what an interrupted user can do;
+    `servers` may have sessions that the steps can use."""
     from loadsheet.engine.runner import run_pipeline
 
     verify = None
@@ -284,5 +310,6 @@ def run_steps(
             progress=report.on_progress,
             retrying=True,
             verify=verify,
+            servers=servers,
         )
     return report

@@ -22,10 +22,13 @@ from loadsheet.sql.text import Relation
 
 
 @contextmanager
-def servers_for_both(pipeline: Pipeline, connections: Connections) -> Iterator[KeptServers]:
-    """The servers of a process that extracts and loads tables. At the end of the block, loads that
-    have begun early are rolled back, and all sessions closed."""
-    servers = KeptServers(pipeline, connections)
+def servers_for_both(
+    pipeline: Pipeline, connections: Connections, servers: KeptServers | None = None
+) -> Iterator[KeptServers]:
+    """The servers of a process that extracts and loads tables: `servers`, which may have sessions,
+    or new ones. At the end of the block, loads that have begun early are rolled back, and all
+    sessions closed."""
+    servers = servers or KeptServers(pipeline, connections)
     early = EarlyLoads(servers.spare_warehouse, servers.try_warehouse)
     servers.early = early
     try:

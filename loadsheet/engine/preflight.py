@@ -11,18 +11,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.sessions import KeptServers
 from loadsheet.errors import InputError, LoadsheetError, Refused, Unavailable
 from loadsheet.lake.manifest import load_prefix
-from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -86,8 +84,9 @@ def places(pipeline: Pipeline) -> list[Place]:
     ]
 
 
-def preflight(pipeline: Pipeline, connections: Connections, on_wait: OnWait) -> None:
-    """Returns when all servers of the pipeline answer and accept the login.
+def preflight(pipeline: Pipeline, servers: KeptServers, on_wait: OnWait) -> None:
+    """Returns when all servers of the pipeline answer and accept the login. The first steps use the
+    sessions that were opened for that.
 
     A server that is away may be restarting: it is asked again for as long as the retries of a step
     would take (tasks.retries times tasks.retry_delay). `on_wait` is called once, with what is
@@ -99,7 +98,7 @@ def preflight(pipeline: Pipeline, connections: Connections, on_wait: OnWait) -> 
     tasks = pipeline.tasks
     patience = tasks.retries * tasks.retry_delay.total_seconds()
     deadline = time.monotonic() + patience
-    refusals = refused(places(pipeline), connections)
+    refusals = refused(places(pipeline), servers)
     has_waited = False
     while refusals:
         for refusal in refusals:
@@ -110,19 +109,17 @@ def preflight(pipeline: Pipeline, connections: Connections, on_wait: OnWait) -> 
             on_wait(refusals, patience)
             has_waited = True
         time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
-        refusals = refused([refusal.place for refusal in refusals], connections)
+        refusals = refused([refusal.place for refusal in refusals], servers)
 
 
-def refused(asked: Iterable[Place], connections: Connections) -> list[Refusal]:
+def refused(asked: Iterable[Place], servers: KeptServers) -> list[Refusal]:
     """The refusals of these servers, which are asked at the same time. One that is both source and
     warehouse is asked once."""
     once: dict[tuple[str, str], Place] = {}
     for place in asked:
         once.setdefault((place.conn_id, place.bucket), place)
     with ThreadPoolExecutor(len(once), thread_name_prefix="loadsheet-preflight") as pool:
-        futures = [
-            pool.submit(copy_context().run, _ask, place, connections) for place in once.values()
-        ]
+        futures = [pool.submit(copy_context().run, _ask, place, servers) for place in once.values()]
         answers = [future.result() for future in futures]
     return [answer for answer in answers if answer is not None]
 
@@ -142,12 +139,12 @@ def refusal_of(place: Place, error: Exception) -> Refusal | None:
     return Refusal(place=place, text=text, may_pass=cause.retryable, is_login=cause.is_login)
 
 
-def _ask(place: Place, connections: Connections) -> Refusal | None:
+def _ask(place: Place, servers: KeptServers) -> Refusal | None:
     try:
         # Not within the limit, which is the server's: to ask Airflow means to import it.
-        connection = connections(place.conn_id)
+        servers.find_connection(place.conn_id)
         with limited(f"connecting to {place}", _LONGEST_TRY):
-            _reach(place, connection)
+            _reach(place, servers)
     except Exception as error:
         refusal = refusal_of(place, error)
         if refusal is None:
@@ -156,16 +153,12 @@ def _ask(place: Place, connections: Connections) -> Refusal | None:
     return None
 
 
-def _reach(place: Place, connection: Connection) -> None:
-    """Log in, and leave. Raises what the server, a pooler or the driver raises."""
+def _reach(place: Place, servers: KeptServers) -> None:
+    """Log in. Raises what the server, a pooler or the driver raises."""
     if place.end == "lake":
-        # The S3 client takes 60 ms to import.
-        from loadsheet.lake.store import Lake
-
-        Lake(connection, place.bucket).exists(place.prefix)
+        servers.lake.exists(place.prefix)
         return
-    connect = connect_source if place.end == "source" else connect_warehouse
-    with closing(connect(connection)) as session:
+    with servers.source() if place.end == "source" else servers.warehouse() as session:
         session.prove_transactions()
 
 

@@ -77,21 +77,22 @@ def run_pipeline(
     parallel: int = 2,
     retrying: bool = False,
     verify: Verify | None = None,
+    servers: KeptServers | None = None,
 ) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
     With `retrying`, a step with a temporary failure is tried again, as `tasks.retries` and
     `tasks.retry_delay` in the spec say. `on_step` is called with each change of a step's state,
     `progress` while a step reads or loads; both are called from worker threads. `verify` does the
-    step of that kind, in a pipeline that has one. A failed step fails
-    what is downstream of it (`upstream_failed`) and nothing else: no exception of a step leaves
-    this function.
+    step of that kind, in a pipeline that has one. `servers` may have sessions that the steps can
+    use; they are closed at the end. A failed step fails what is downstream of it
+    (`upstream_failed`) and nothing else: no exception of a step leaves this function.
     """
     # Imported modules stay alive, so the collector need not visit them again and again: that took
     # 0.1 s of a run of 6.
     gc.freeze()
-    with servers_for_both(pipeline, connections) as servers:
-        run = _Run(pipeline, request, connections, servers, on_step, progress, retrying, verify)
+    with servers_for_both(pipeline, connections, servers) as kept:
+        run = _Run(pipeline, request, connections, kept, on_step, progress, retrying, verify)
         with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
             run.run_all(pool, parallel)
     return {step.id: run.results[step.id] for step in run.steps.values()}

@@ -41,7 +41,8 @@ class Servers:
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         self._pipeline = pipeline
-        self._connections = connections
+        self.find_connection = connections
+        """Finds a connection by its id."""
         self._reached: set[Connect] = set()
         """Where a session was opened before."""
 
@@ -65,11 +66,11 @@ class Servers:
         # A transform's process is spared the S3 client (0.1 s of starting it).
         from loadsheet.lake.store import Lake
 
-        return Lake(self._connections(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
+        return Lake(self.find_connection(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
 
     def kept(self) -> KeptServers:
         """The same servers, with sessions that are kept. Close it at the end."""
-        return KeptServers(self._pipeline, self._connections)
+        return KeptServers(self._pipeline, self.find_connection)
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
@@ -79,7 +80,7 @@ class Servers:
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
         """A new session. One that follows another is tried for some seconds: a role may have a
         CONNECTION LIMIT, and the server takes a moment to end the one before."""
-        connection = self._connections(conn_id)
+        connection = self.find_connection(conn_id)
         seconds = _ENDING_SECONDS if connect in self._reached else 0
         session = _connect_within(seconds, connect, connection)
         self._reached.add(connect)
@@ -130,7 +131,7 @@ class KeptServers(Servers):
 
     def try_warehouse(self) -> PinnedSession:
         """A new session, if the server gives one at once; else psycopg.OperationalError."""
-        return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
+        return connect_warehouse(self.find_connection(self._pipeline.warehouse.conn_id))
 
     def close(self) -> None:
         """Close the sessions that are not in use."""
@@ -144,7 +145,7 @@ class KeptServers(Servers):
         has_early = self.early is not None and self.early.have_begun
         if has_early or any(self._idle.values()):
             try:
-                session = connect(self._connections(conn_id))
+                session = connect(self.find_connection(conn_id))
                 self._reached.add(connect)
                 return session
             except psycopg.OperationalError:

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 import urllib3
 
-from loadsheet.engine import nothing_new
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine import nothing_new, sessions
+from loadsheet.engine.preflight import preflight
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
-from loadsheet.pinned import PinnedCursor
+from loadsheet.pinned import PinnedCursor, PinnedSession
 from loadsheet.preview.pipeline import preview_pipeline
 from loadsheet.source import stream
 from loadsheet.spec.models import Pipeline
@@ -159,6 +161,31 @@ def test_sessions_are_kept_from_step_to_step(project: Project) -> None:
     results = run_pipeline(pipeline, RunRequest(run_id="kept"), connections, parallel=2)
     assert all(result.state == "done" for result in results.values())
     assert opened.count("shop_source") <= 2 and opened.count("warehouse") <= 2
+
+
+def test_the_sessions_of_the_preflight_serve_the_steps(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tables(project, 3)
+    project.succeed()
+    opened: list[str] = []
+
+    def counting(connect: sessions.Connect) -> sessions.Connect:
+        def connect_and_count(connection: Connection) -> PinnedSession:
+            opened.append(connection.conn_id)
+            return connect(connection)
+
+        return connect_and_count
+
+    for name in ("connect_source", "connect_warehouse"):
+        monkeypatch.setattr(sessions, name, counting(getattr(sessions, name)))
+    pipeline = pipeline_of(project)
+    servers = sessions.KeptServers(pipeline, project.connections)
+    preflight(pipeline, servers, lambda refusals, seconds: None)
+    request = RunRequest(run_id="kept")
+    results = run_pipeline(pipeline, request, project.connections, servers=servers)
+    assert {result.state for result in results.values()} == {"done", "skipped"}
+    assert sorted(opened) == ["shop_source", "warehouse"]
 
 
 def calls(work: Callable[[], object]) -> int:

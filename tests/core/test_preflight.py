@@ -9,7 +9,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from demo.servers import PostgresServer
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.preflight import Place, Refusal, refused
+from loadsheet.engine.sessions import KeptServers
+from loadsheet.spec.models import Pipeline
 from tests.core.shop import MART, SOURCE, TABLES
 from tests.project import Project, fetch
 
@@ -183,7 +186,11 @@ def asked(server: PostgresServer, **fields: Any) -> list[Refusal]:
         return Connection(conn_id=conn_id, **{**given, "password": SECRET, **fields})
 
     began = time.monotonic()
-    found = refused([Place(end="source", conn_id="source")], find)
+    servers = KeptServers(
+        cast(Pipeline, SimpleNamespace(source=SimpleNamespace(conn_id="source"))), find
+    )
+    found = refused([Place(end="source", conn_id="source")], servers)
+    servers.close()
     assert time.monotonic() - began < 12
     return found
 

@@ -42,6 +42,7 @@ def pretending(
         progress: Any,
         retrying: bool,
         verify: Any,
+        servers: Any,
     ) -> None:
         if seen is not None:
             seen.append(request)
@@ -183,6 +184,7 @@ def test_a_wait_for_a_retry_is_told_and_tries_are_counted(
         progress: Any,
         retrying: bool,
         verify: Any,
+        servers: Any,
     ) -> None:
         for step in build_plan(pipeline):
             on_step(step, "started", None)
@@ -487,7 +489,7 @@ def test_an_interrupt_is_told_cleanly(cli: Cli, project: Path, engine: Engine) -
 
 HANGING = """
 import sys, threading, types, time
-def run_pipeline(pipeline, request, connections, on_step, progress, retrying, verify):
+def run_pipeline(pipeline, request, connections, on_step, progress, retrying, verify, servers):
     def work():
         # Not in the main thread: a signal that comes within its write would find stderr locked.
         print("hanging", file=sys.stderr, flush=True)
