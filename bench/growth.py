@@ -82,19 +82,19 @@ def _shares(place: World, folder: Path, per_cent: list[int], times: int) -> Iter
     stage, who = Stage(place, source, folder), [job.by_name(name) for name in _INCREMENTS_BY]
     for contender in who:
         stage.full(contender)
-    walls: dict[tuple[str, int], list[float]] = {}
-    for _ in range(times):
-        for share in per_cent:
+    for share in per_cent:
+        walls: dict[str, list[float]] = {}
+        for _ in range(times):
             for contender, usage in changed(stage, source, share / 100, who):
-                walls.setdefault((contender.name, share), []).append(round(usage.wall, 4))
-    for (name, share), values in walls.items():
-        yield Record(
-            bench="growth",
-            case="share",
-            contender=f"{name}, {share}",
-            unit="s",
-            values=tuple(values),
-        )
+                walls.setdefault(contender.name, []).append(round(usage.wall, 4))
+        for name, values in walls.items():
+            yield Record(
+                bench="growth",
+                case="share",
+                contender=f"{name}, {share}",
+                unit="s",
+                values=tuple(values),
+            )
 
 
 def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
