@@ -4,7 +4,7 @@
 
 A task has two sessions. A session takes the next range when it has read one. What it reads a second
 is the least of what the source gives one session, of its share of what its worker can take, and of
-its share of what the source can give in all. The helpers begin some seconds later, as processes do.
+its share of what the source can give in all. The readers begin some seconds later, as processes do.
 docs/performance.md has the figures that come out, and those that go in.
 """
 

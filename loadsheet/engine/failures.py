@@ -60,7 +60,7 @@ def failure_recorded(
         # A newer run that owns the table records its own result.
         is_overtaken = isinstance(error, (Overtaken, Superseded))
         is_overtaken = is_overtaken and not isinstance(error, TargetLost)
-        # Where a helper fails, the extract reads on.
+        # Where a reader fails, the extract reads on.
         if not step.is_of_pipeline and not is_overtaken and step.kind != "read":
             try:
                 _record(step, pipeline, request, connections, error)

@@ -1,7 +1,7 @@
 """One large table, read by several processes in one snapshot: the extract task, which owns the
 attempt, and tasks that help it (`extract_tasks`).
 
-    extract task                                  a helping task
+    extract task                                  a read task
     fence; snapshot, exported
     offer: snapshot, ranges of pages, prefix ---> finds the offer of its run
     locks a range, reads it, stores its parts,    the same, until all ranges are locked
@@ -12,8 +12,9 @@ attempt, and tasks that help it (`extract_tasks`).
 
 The locks are advisory ones of the source, held by the transactions that read: with a process its
 locks go, and the extract task reads the range again. It holds one itself, so that others notice
-when it is gone. Locks keep two processes from reading the same rows, no more than that: what is
-right does not depend on them. A range may be read twice, in the same snapshot, into parts of
+when it is gone; the key of that is a hash of the offer, which holds SQL, so that they take no offer
+that it has not made. Locks keep two processes from reading the same rows, no more than that: what
+is right does not depend on them. A range may be read twice, in the same snapshot, into parts of
 different names; the first record counts. Nothing is recorded after the seal, nor after a newer
 fence.
 """
@@ -48,7 +49,7 @@ from loadsheet.source import stream
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.text import Relation, literal
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, tables
 from loadsheet.warehouse.scope import read_scope
 from loadsheet.warehouse.shared_read import RangeRecord, SharedRead, SharedReads
@@ -99,7 +100,8 @@ def read_together(
     """
     count = READERS * attempt.table.extract_tasks
     conditions = stream.page_ranges(source, described, count)
-    if rows.action != "replace" or len(conditions) == 1:
+    is_shared = rows.action == "replace" and not rows.sample
+    if not is_shared or len(conditions) == 1:
         return read_and_store(source, described, rows, store)
     fenced = attempt.take_fence_once()
     read = SharedRead(
@@ -117,7 +119,7 @@ def read_together(
     )
     book = _Book(attempt.warehouse, attempt.pipeline, attempt.table)
     ranges = _Ranges(book, read, store, "")
-    # No other session can have it: the prefix is new.
+    # No other session can have it: the prefix, which is hashed with the rest, is new.
     source.execute(f"SELECT {_lock_of_extract(read)}")
     book.use(lambda session: book.reads.offer(session, read))
     ranges.read(source, range(ranges.count), lambda number: _lock_of_range(read, number))
@@ -133,9 +135,9 @@ def read_together(
         else:
             time.sleep(min(_POLL_SECONDS, remaining()))
     records = book.use(lambda session: book.reads.records(session, read))
-    helpers = {record.reader for record in records} - {""}
-    if helpers:
-        attempt.remarks.append(f"read by {counted(len(helpers) + 1, 'task')}")
+    readers = {record.reader for record in records} - {""}
+    if readers:
+        attempt.remarks.append(f"read by {counted(len(readers) + 1, 'task')}")
     return _SharedUpload(records)
 
 
@@ -186,8 +188,8 @@ class _Ranges:
         self.count = len(read.conditions)
         self.slowest = 0.0
         """Seconds that the slowest range of this process took."""
-        self.rows = 0
-        self.taken = 0
+        self.rows = self.taken = 0
+        """Rows and ranges that this process has recorded."""
         self._read = read
         self._store = store
         self._reader = reader
@@ -218,6 +220,13 @@ class _Ranges:
         """The ranges that are not recorded yet."""
         return set(range(self.count)) - self._recorded()
 
+    def is_over(self) -> bool:
+        """Whether nothing is to be read any more: all is recorded, or nothing can be."""
+        try:
+            return not self.missing()
+        except Fenced:
+            return True
+
     def _recorded(self) -> set[int]:
         return self._book.use(lambda session: self._book.reads.recorded(session, self._read))
 
@@ -235,15 +244,15 @@ class _Ranges:
 
         def done(rows: int) -> None:
             self.slowest = max(self.slowest, time.monotonic() - began)
-            self.rows += rows
-            self.taken += 1
             record = RangeRecord(
                 reader=self._reader,
                 rows=rows,
                 parts=tuple(writer.parts),
                 content_sha256=content.hexdigest() if content else None,
             )
-            book.use(lambda session: book.reads.record(session, read, number, record))
+            if book.use(lambda session: book.reads.record(session, read, number, record)):
+                self.rows += rows
+                self.taken += 1
 
         select = select_rows(read.relation, read.columns, (read.where, read.conditions[number]))
         claim = stream.Claim(lock, is_open, done)
@@ -254,7 +263,7 @@ def help_to_read(
     step: TableStep, number: int, is_over: Callable[[], bool] | None = None
 ) -> Outcome:
     """Read ranges of the step's table that its extract task offers in the same run, until all are
-    taken. `number` tells the helpers of a table apart.
+    taken. `number` tells the readers of a table apart.
 
     `is_over` tells that the extract task has ended. Skipped where that offers none for some time.
     Raises psycopg errors and those of the lake.
@@ -303,18 +312,20 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
     ranges = _Ranges(book, read, store, str(number))
 
     def lock(number: int) -> str:
-        # NULL where the extract task is gone, or this is not the server that it reads from.
+        # NULL where the extract task is gone, this is not the server that it reads from, or the
+        # ledger shows another offer than the extract task has made: no more of its SQL is run.
         is_gone = _lock_of_extract(read, "_shared")
         return f"CASE WHEN {is_gone} THEN NULL ELSE {_lock_of_range(read, number)} END"
 
     with step.servers.source() as source:
         try:
-            has_read = ranges.read(source, range(ranges.count), lock, read.snapshot)
+            if not ranges.read(source, range(ranges.count), lock, read.snapshot):
+                return None
         except (stream.Abandoned, Fenced):
-            _log.info("the extract task is gone")
-            return None
-    if not has_read:
-        return None
+            # Perhaps because it has all that it needs.
+            if not ranges.taken or not ranges.is_over():
+                _log.info("the extract task is gone")
+                return None
     if not ranges.taken:
         return skipped("all ranges were taken before")
     message = f"{counted(ranges.taken, 'range')} of {ranges.count}, {counted(ranges.rows, 'row')}"
@@ -322,14 +333,14 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
 
 
 def _lock_of_extract(read: SharedRead, kind: str = "") -> str:
-    """SQL: whether this transaction gets the lock by which others see that the extract task reads
-    on."""
-    return f"pg_try_advisory_xact_lock{kind}(hashtextextended({literal(read.prefix)}, -1))"
+    """SQL: whether this transaction gets the lock by which others see that the extract task has
+    made this offer, and reads on."""
+    return f"pg_try_advisory_xact_lock{kind}(hashtextextended('{read.sha256}', -1))"
 
 
 def _lock_of_range(read: SharedRead, number: int) -> str:
     """SQL: whether this transaction gets the range's lock."""
-    return f"pg_try_advisory_xact_lock(hashtextextended({literal(read.prefix)}, {number}))"
+    return f"pg_try_advisory_xact_lock(hashtextextended('{read.sha256}', {number}))"
 
 
 def _is_given(session: Session, lock: str) -> bool:

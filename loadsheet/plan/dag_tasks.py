@@ -49,12 +49,12 @@ def dag_tasks(pipeline: Pipeline) -> tuple[Step, ...]:
                 comes_after[before] = None
     found: list[Step] = []
     for name, task in tasks.items():
-        for one in (task, *_helpers(task, pipeline)):
+        for one in (task, *_readers(task, pipeline)):
             found.append(replace(one, upstream=tuple(upstream[name])))
     return tuple(found)
 
 
-def _helpers(task: Step, pipeline: Pipeline) -> Iterator[Step]:
+def _readers(task: Step, pipeline: Pipeline) -> Iterator[Step]:
     """The tasks that help an extract."""
     if task.kind == "extract" and not task.mapped:
         for number in range(2, pipeline.table(task.name).extract_tasks + 1):

@@ -55,7 +55,7 @@ class Step:
     tables: tuple[str, ...] = ()
     """Of a batch: its tables. Its name is a number; that of a mapped one is the pattern."""
     number: int = 0
-    """Of one that helps an extract: which of its helpers. The extract itself would be 1."""
+    """Of one that helps an extract: which of its readers. The extract itself would be 1."""
     mapped: bool = False
     """Whether it stands for one step per table that matches the pattern `name`. Only a run knows
     these tables."""

@@ -9,9 +9,12 @@ is recorded.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from loadsheet.errors import Fenced
@@ -22,6 +25,7 @@ from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
 from loadsheet.warehouse.fence import overtaken
 
+_SNAPSHOT = re.compile("[0-9A-F-]+")
 _OF = "pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s"
 _OFFER = f"""
 UPDATE loadsheet.scope SET shared_read = %(read)s WHERE {_OF} AND fence = %(fence)s
@@ -61,6 +65,11 @@ class SharedRead:
     is_hashed: bool
     """Whether the extraction needs the hash of each range's rows."""
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of all of it. Only the extraction can have made an offer of this hash."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
 
 @dataclass(frozen=True, kw_only=True)
 class RangeRecord:
@@ -89,11 +98,15 @@ class SharedReads:
             raise self._overtaken()
 
     def find(self, session: Session) -> SharedRead | None:
-        """What is offered now."""
+        """What is offered now. It holds SQL: run it only where the extraction vouches for its
+        hash."""
         row = session.execute(_FIND, self._names).fetchone()
         if row is None:
             return None
         fence, fields = row
+        # It is named in a statement before the extraction can be asked.
+        if not _SNAPSHOT.fullmatch(fields["snapshot"]):
+            return None
         del fields["records"]
         fields["relation"] = Relation(*fields["relation"])
         fields["columns"] = tuple(stored_column(column) for column in fields["columns"])
@@ -101,11 +114,11 @@ class SharedReads:
             fields[name] = tuple(fields[name])
         return SharedRead(fence=fence, **fields)
 
-    def record(self, session: Session, read: SharedRead, number: int, record: RangeRecord) -> None:
-        """Record that the range `number` was read; does nothing where that is recorded already, or
-        the read is no longer offered."""
+    def record(self, session: Session, read: SharedRead, number: int, record: RangeRecord) -> bool:
+        """Record that the range `number` was read; False where that is recorded already, or the
+        read is no longer offered."""
         values = {"number": str(number), "record": json.dumps(asdict(record))}
-        session.execute(_RECORD, {**self._of(read), **values})
+        return session.execute(_RECORD, {**self._of(read), **values}).rowcount == 1
 
     def recorded(self, session: Session, read: SharedRead) -> set[int]:
         """The numbers of the ranges that were read. Raises Fenced where the read is no longer

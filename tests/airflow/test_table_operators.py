@@ -487,10 +487,10 @@ def test_a_task_that_helps_an_extract_is_skipped_when_that_has_ended(
     shop: Project, state: str
 ) -> None:
     shop.spec({"item": None, "kind": {"extract_tasks": 2}})
-    helper = Task(shop, "read.read_kind_2")
-    helper.states = {"extract.extract_kind": state}
+    reader = Task(shop, "read.read_kind_2")
+    reader.states = {"extract.extract_kind": state}
     with pytest.raises(AirflowSkipException, match="the extract task has ended"):
-        helper.execute()
+        reader.execute()
     with pytest.raises(AirflowSkipException, match="not chosen"):
         Task(shop, "read.read_kind_2", tables=["item"]).execute()
 

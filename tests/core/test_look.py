@@ -89,11 +89,11 @@ def test_tasks_that_help_an_extract_are_idle_unless_it_reads_the_whole_table(
 ) -> None:
     helped = {name: {**(keys or {}), "extract_tasks": 2} for name, keys in TABLES.items()}
     shop.spec(helped, MARTS)
-    helpers = {f"read.read_{name}_2" for name in TABLES}
-    assert look_at(shop) >= helpers
+    readers = {f"read.read_{name}_2" for name in TABLES}
+    assert look_at(shop) >= readers
     shop.in_source("INSERT INTO item VALUES (100); DELETE FROM kind WHERE id = 3")
-    assert helpers - look_at(shop) == {"read.read_kind_2"}
-    assert look_at(shop, full_refresh="all").isdisjoint(helpers)
+    assert readers - look_at(shop) == {"read.read_kind_2"}
+    assert look_at(shop, full_refresh="all").isdisjoint(readers)
 
 
 def test_before_the_first_load_nothing_is_idle(project: Project) -> None:

@@ -3,6 +3,7 @@ and whoever dies meanwhile."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -32,11 +33,6 @@ DELETE FROM item WHERE id % 7 = 0;
 INSERT INTO item SELECT i, 'late' FROM generate_series(100001, 102000) i;
 """
 TABLES: dict[str, Any] = {"item": {"extract_tasks": 3}}
-OFFER = "SELECT shared_read ->> 'prefix' FROM loadsheet.scope WHERE shared_read IS NOT NULL"
-RECORDS = """
-SELECT count(*) FROM loadsheet.scope,
-    jsonb_each(shared_read -> 'records') r WHERE r.value ->> 'reader' <> ''
-"""
 ALL = "SELECT count(*), count(DISTINCT id), md5(string_agg(id || what, ',' ORDER BY id)) FROM "
 
 
@@ -50,7 +46,7 @@ def small() -> None:
 
 
 def naive() -> None:
-    """A helper that reads what is there now."""
+    """A reader that reads what is there now."""
     small()
 
     def copy_now(session: Any, jobs: Any, wire: Any, readers: int, snapshot: str) -> list[int]:
@@ -98,12 +94,12 @@ def test_helpers_read_in_the_snapshot_of_the_extract_beside_writers(item: ByHand
     before = content(item, "item")
     extract = extracting(item)
     item.project.in_source(WRITERS)
-    helpers = [done(helped(item)) for _ in range(2)]
+    readers = [done(helped(item)) for _ in range(2)]
     extract.wake()
     outcome = done(extract)
-    # At most two ranges were the extract's; the first helper found all others.
-    assert helpers[0].status == "done", helpers[0]
-    assert helpers[1].skipped and "taken before" in helpers[1].message
+    # At most two ranges were the extract's; the first reader found all others.
+    assert readers[0].status == "done", readers[0]
+    assert readers[1].skipped and "taken before" in readers[1].message
     assert outcome.counts["extracted"] == ROWS and "read by 2 tasks" in outcome.message
     item.step("load", "one", outcome.load_id)
     assert content(item, "staging.item") == before
@@ -125,17 +121,17 @@ def test_the_ranges_of_a_helper_that_is_gone_are_read_again(item: ByHand, way: s
     before = content(item, "item")
     extract = extracting(item)
     item.project.in_source(WRITERS)
-    helper = helped(item, stop_at="extract.part_stored")
-    assert helper.wait_until_stopped()
+    reader = helped(item, stop_at="extract.part_stored")
+    assert reader.wait_until_stopped()
     if way == "kill":
-        helper.kill()
+        reader.kill()
     extract.wake()
     outcome = done(extract)
     assert outcome.counts["extracted"] == ROWS
     if way == "stop":
         # It wakes up when the manifest is sealed, and what it stores is in no manifest.
-        helper.wake()
-        assert done(helper).skipped
+        reader.wake()
+        assert done(reader).skipped
     item.step("load", "one", outcome.load_id)
     assert content(item, "staging.item") == before
 
@@ -143,13 +139,13 @@ def test_the_ranges_of_a_helper_that_is_gone_are_read_again(item: ByHand, way: s
 def test_helpers_of_an_extract_that_is_gone_end_and_help_its_next_try(item: ByHand) -> None:
     before = content(item, "item")
     extract = extracting(item)
-    helper = helped(item, stop_at="extract.part_stored")
-    assert helper.wait_until_stopped()
+    reader = helped(item, stop_at="extract.part_stored")
+    assert reader.wait_until_stopped()
     extract.kill()
     retry = extracting(item)
-    helper.wake()
+    reader.wake()
     # What it had read for the first try is not recorded for the second.
-    assert done(helper).status == "done"
+    assert done(reader).status == "done"
     retry.wake()
     outcome = done(retry)
     assert "read by 2 tasks" in outcome.message
@@ -180,6 +176,29 @@ def test_another_run_s_extract_is_not_helped_and_overtakes(item: ByHand) -> None
     item.step("load", "two", other.load_id)
     item.step("load", "one", outcome.load_id)
     assert not judge(item.project, "item")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        """jsonb_set(shared_read, '{conditions,3}', '"what > ''f''"')""",
+        """jsonb_set(shared_read, '{where}', '"1 / 0 = 1"')""",
+        """jsonb_set(shared_read, '{prefix}', '"shop/elsewhere"')""",
+        """jsonb_set(shared_read, '{snapshot}', '"x''; SELECT 1 / 0; --"')""",
+    ],
+)
+def test_an_offer_that_the_extract_has_not_made_is_not_read(item: ByHand, forged: str) -> None:
+    """The ledger may be written by roles that may not read the source."""
+    extract = extracting(item)
+    offered = item.project.in_warehouse("SELECT shared_read FROM loadsheet.scope")
+    stored = manifest_parts(item)
+    item.project.in_warehouse(f"UPDATE loadsheet.scope SET shared_read = {forged}")
+    assert "offered nothing" in done(helped(item)).message
+    assert manifest_parts(item) == stored
+    back = "UPDATE loadsheet.scope SET shared_read = %s::jsonb"
+    item.project.in_warehouse(back, json.dumps(offered[0][0]))
+    extract.wake()
+    assert done(extract).counts["extracted"] == ROWS
 
 
 def test_the_content_of_a_table_is_the_same_whoever_has_read_it(item: ByHand) -> None:

@@ -171,8 +171,8 @@ def test_tasks_help_the_extract_of_a_table_that_asks_for_them_and_nothing_waits_
 ) -> None:
     alone = edges(pipeline(tmp_path, "step"))
     found = pipeline(tmp_path, "step", "extract_tasks: 3")
-    helpers = {"read.read_b_2": {"look"}, "read.read_b_3": {"look"}}
-    assert edges(found) == alone | helpers
+    readers = {"read.read_b_2": {"look"}, "read.read_b_3": {"look"}}
+    assert edges(found) == alone | readers
     task = dag_config(found)["tasks"]["read_b_3"]
     assert (task["name"], task["number"], task["task_display_name"]) == ("b", 3, "read b 3")
-    assert set(task_ids(found).values()).isdisjoint(helpers)
+    assert set(task_ids(found).values()).isdisjoint(readers)
