@@ -40,9 +40,11 @@ from loadsheet.warehouse.scope import Scope
 
 _log = logging.getLogger(__name__)
 
-# Parts in memory: the one that is copied, and one that waits. Extraction never waits for the
+# Parts in memory: the one that is copied, and those that wait. Extraction never waits for the
 # warehouse, because it holds the source's snapshot: what finds no room is read from the lake later.
-_MOST_IN_MEMORY = 2
+# Reading such a part costs the client and the lake 50 ms of CPU. As much memory is free, because
+# only one session reads meanwhile (engine/reading.py).
+_MOST_IN_MEMORY = 4
 # Longer than the warehouse needs for the parts that wait, unless it stands still.
 _PATIENCE_SECONDS = 30.0
 # How long a thread may take to notice that its session is shut.
@@ -127,7 +129,9 @@ class EarlyLoad:
         self._target = target
         self._seen = seen
         self._fence = fence
-        self._is_expected = self._is_kept = self._has_failed = False
+        self.is_expected = False
+        """Whether parts may be offered."""
+        self._is_kept = self._has_failed = False
         self._opened = ExitStack()
         """The session."""
         self._transaction = ExitStack()
@@ -151,16 +155,16 @@ class EarlyLoad:
         if format == "parquet" or not self._table.overlap:
             return
         self._described, self._rows, self._format = described, rows, format
-        self._is_expected = self._loads is not None
+        self.is_expected = self._loads is not None
 
     def expect_no_first(self) -> None:
         """All rows were read: a load that has not begun gains nothing any more."""
-        self._is_expected = self._thread is not None
+        self.is_expected = self._thread is not None
 
     def offer(self, part: Part, stored: bytes) -> None:
         """A part that the lake has acknowledged, and its bytes. Called by the threads of uploads;
         never waits for the warehouse."""
-        if not self._is_expected or self._has_failed or not self._room.acquire(blocking=False):
+        if not self.is_expected or self._has_failed or not self._room.acquire(blocking=False):
             return
         self._queue.put((part, stored))
         with self._starting:

@@ -314,7 +314,7 @@ def _read_and_seal(
         else:
             if news.may_begin_early(attempt, source, rows):
                 early.expect(described, rows, layout.format)
-            upload = _read(attempt, source, described, rows, store)
+            upload = _read(attempt, source, described, rows, store, early.is_expected)
             early.expect_no_first()
         rewritten = _seen_again(attempt, source, described, upload, origin)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
@@ -382,10 +382,11 @@ def _read(
     described: SourceTable,
     rows: Selection,
     store: PartStore,
+    is_loaded_meanwhile: bool,
 ) -> Upload:
     """Read all of `rows` and store them."""
     if attempt.table.extract_tasks == 1:
-        return read_and_store(source, described, rows, store)
+        return read_and_store(source, described, rows, store, is_loaded_meanwhile)
     from loadsheet.engine import shared_reading  # few tables are that large
 
     return shared_reading.read_together(attempt, source, described, rows, store)

@@ -26,6 +26,7 @@ from loadsheet.source import stream
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.status.pipeline import pipeline_status
+from tests.faults.workers import settled
 from tests.project import Project
 
 # Counted, and a little room: 25 and 7 per table when nothing is new; 35 more in the warehouse for
@@ -227,3 +228,30 @@ def calls_for(project: Project, rows: int) -> int:
     project.in_source(f"INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
     project.spec({"big": None})
     return calls(lambda: project.succeed(full_refresh="all"))
+
+
+HISTOGRAM = """
+SELECT max(array_length(histogram_bounds, 1)) FROM pg_stats
+WHERE schemaname = 'staging' AND tablename = %s
+"""
+CHANGED = """
+SELECT analyze_count + autoanalyze_count, n_mod_since_analyze FROM pg_stat_user_tables
+WHERE schemaname = 'staging' AND relname = %s
+"""
+
+
+def test_the_statistics_of_a_wide_new_table_come_from_fewer_rows(project: Project) -> None:
+    """The time of ANALYZE is that of the values it looks at. Autovacuum looks at more of them: to
+    it, all rows have changed since."""
+    columns = ", ".join(f"i + {n} AS c{n}" for n in range(199))
+    project.in_source(
+        "CREATE TABLE narrow AS SELECT generate_series(1, 500) AS id;"
+        f"CREATE TABLE wide AS SELECT i AS id, {columns} FROM generate_series(1, 500) i"
+    )
+    project.spec({"narrow": None, "wide": None})
+    project.succeed()
+    # The buckets of a histogram are as many as the statistics target.
+    assert project.in_warehouse(HISTOGRAM, "narrow") == [(31,)]
+    assert project.in_warehouse(HISTOGRAM, "wide") == [(11,)]
+    settled(project.warehouse)
+    assert project.in_warehouse(CHANGED, "wide") == [(1, 500)]

@@ -20,7 +20,11 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
 from loadsheet.pinned import PinnedSession
 from loadsheet.plan.steps import Step
+from loadsheet.postgres import Session
+from loadsheet.source import stream
+from loadsheet.source.stream import Job
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.sql.copying import WireFormat
 from loadsheet.warehouse.arrival import Arrival
 from tests.faults.workers import settled
 from tests.project import Project
@@ -185,6 +189,53 @@ def test_a_table_of_one_part_does_not_begin_early(
     shop.succeed()
     assert begun.parts == []
     assert is_right(shop)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """How many ranges of pages each table was read in, and by how many sessions."""
+    found = []
+    copy_parallel = stream.copy_parallel
+
+    def copy(source: Session, jobs: list[Job], wire: WireFormat, readers: int) -> object:
+        found.append((len(jobs), readers))
+        return copy_parallel(source, jobs, wire, readers)
+
+    monkeypatch.setattr(stream, "copy_parallel", copy)
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 32 << 10)
+    return found
+
+
+def test_what_is_loaded_meanwhile_is_read_by_one_session(
+    shop: Project, begun: Early, sessions: list[tuple[int, int]]
+) -> None:
+    shop.succeed(**only("whole"))
+    assert begun.parts
+    [(ranges, readers)] = sessions
+    assert (ranges > 1, readers) == (True, 1)
+    sessions.clear()
+    shop.spec({"whole": {"overlap": False}})
+    shop.succeed(full_refresh=frozenset({"whole"}))
+    assert sessions == [(ranges, 2)]
+    assert is_right(shop, "whole")
+
+
+@pytest.mark.parametrize("in_one_range", [False, True])
+def test_a_table_that_began_early_is_known_to_be_unchanged(
+    shop: Project,
+    sessions: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    in_one_range: bool,
+) -> None:
+    """It is so by the hashes of its ranges. With other ranges for one session it would be loaded
+    again."""
+    with monkeypatch.context() as patched:
+        if in_one_range:
+            patched.setattr(stream, "page_ranges", lambda *_: ["TRUE"])
+        shop.succeed(**only("whole"))
+    states = shop.succeed(**only("whole"))
+    assert states["extract.extract_whole"] == ("done" if in_one_range else "skipped")
+    assert is_right(shop, "whole")
 
 
 def test_while_it_is_extracted_the_target_has_no_lock(loaded: Project, begun: Early) -> None:
