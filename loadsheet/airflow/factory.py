@@ -69,8 +69,12 @@ def _build(dag_id: str, config: Mapping[str, Any]) -> DAG:
     would expand `$NAME`, even inside SQL."""
     without_params = {key: value for key, value in config.items() if key != "params"}
     arguments: dict[str, Any] = _with_objects(without_params)
-    build = build_in_worker if get_parsing_context().dag_id else _by_dag_factory
-    dag = build(dag_id, arguments)
+    context = get_parsing_context()
+    if context.dag_id:
+        _forget_assets(arguments["tasks"], context.task_id)
+        dag = build_in_worker(dag_id, arguments)
+    else:
+        dag = _by_dag_factory(dag_id, arguments)
     # Set last: Airflow copies the params into every task that is created after them. Building takes
     # twice as long then, storing the DAG 17 times (74 ms against 4), and a task reads them from its
     # DAG anyway.
@@ -78,6 +82,17 @@ def _build(dag_id: str, config: Mapping[str, Any]) -> DAG:
     # Here, an invalid cron costs one pipeline. Airflow would count it against the whole DAG file.
     dag.validate()  # type: ignore[no-untyped-call]
     return dag
+
+
+def _forget_assets(tasks: Mapping[str, dict[str, Any]], running: str | None) -> None:
+    """Remove the inlets and outlets of all tasks but the one that this process runs, if any.
+    Airflow asks for no others, and to make 5,000 of them takes a fifth of the DAG's CPU time."""
+    if not running:
+        return
+    for name, task in tasks.items():
+        if name != running.rpartition(".")[2]:
+            task.pop("inlets", None)
+            task.pop("outlets", None)
 
 
 def _by_dag_factory(dag_id: str, config: dict[str, Any]) -> DAG:

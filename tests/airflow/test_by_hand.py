@@ -84,6 +84,22 @@ def test_both_builders_give_the_same_dag(file: Path, monkeypatch: pytest.MonkeyP
     assert runtime(by_hand) == runtime(by_dag_factory)
 
 
+@pytest.mark.parametrize("running", ["load.load_flights", "transform.fct_nothing", ""])
+def test_a_task_has_its_own_assets_in_its_process_and_no_other_has_any(
+    running: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = load_pipeline(SPECS[-1])
+    stored_dag = build_dag(pipeline, REPO)
+    monkeypatch.setenv(IN_A_WORKER, pipeline.name)
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", running)
+    for task in build_dag(pipeline, REPO).tasks:
+        same = stored_dag.get_task(task.task_id)
+        is_whole = running in ("", task.task_id)
+        assert task.outlets == (same.outlets if is_whole else [])
+        assert task.inlets == (same.inlets if is_whole else [])
+        assert task.upstream_task_ids == same.upstream_task_ids
+
+
 @pytest.mark.parametrize("schedule", [None, "0 4 * * *"])
 def test_the_stand_in_for_a_broken_file_is_the_same_too(
     schedule: str | None, monkeypatch: pytest.MonkeyPatch
