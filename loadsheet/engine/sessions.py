@@ -41,10 +41,19 @@ class Servers:
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         self._pipeline = pipeline
-        self.find_connection = connections
-        """Finds a connection by its id."""
+        self._connections = connections
+        self._found: dict[str, Connection] = {}
         self._reached: set[Connect] = set()
         """Where a session was opened before."""
+
+    def find_connection(self, conn_id: str) -> None:
+        """Find a connection now, for what uses it next: that may take longer than reaching its
+        server. Raises ConnectionMissing."""
+        self._found[conn_id] = self._connections(conn_id)
+
+    def _find(self, conn_id: str) -> Connection:
+        # A later session may need another password.
+        return self._found.pop(conn_id, None) or self._connections(conn_id)
 
     def source(self) -> contextlib.AbstractContextManager[PinnedSession]:
         """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when the server
@@ -66,11 +75,11 @@ class Servers:
         # A transform's process is spared the S3 client (0.1 s of starting it).
         from loadsheet.lake.store import Lake
 
-        return Lake(self.find_connection(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
+        return Lake(self._find(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
 
     def kept(self) -> KeptServers:
         """The same servers, with sessions that are kept. Close it at the end."""
-        return KeptServers(self._pipeline, self.find_connection)
+        return KeptServers(self._pipeline, self._connections)
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
@@ -80,7 +89,7 @@ class Servers:
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
         """A new session. One that follows another is tried for some seconds: a role may have a
         CONNECTION LIMIT, and the server takes a moment to end the one before."""
-        connection = self.find_connection(conn_id)
+        connection = self._find(conn_id)
         seconds = _ENDING_SECONDS if connect in self._reached else 0
         session = _connect_within(seconds, connect, connection)
         self._reached.add(connect)
@@ -131,7 +140,7 @@ class KeptServers(Servers):
 
     def try_warehouse(self) -> PinnedSession:
         """A new session, if the server gives one at once; else psycopg.OperationalError."""
-        return connect_warehouse(self.find_connection(self._pipeline.warehouse.conn_id))
+        return connect_warehouse(self._find(self._pipeline.warehouse.conn_id))
 
     def close(self) -> None:
         """Close the sessions that are not in use."""
@@ -145,7 +154,7 @@ class KeptServers(Servers):
         has_early = self.early is not None and self.early.have_begun
         if has_early or any(self._idle.values()):
             try:
-                session = connect(self.find_connection(conn_id))
+                session = connect(self._find(conn_id))
                 self._reached.add(connect)
                 return session
             except psycopg.OperationalError:

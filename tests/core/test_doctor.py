@@ -15,6 +15,7 @@ from demo.servers import PostgresServer
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine import preflight
 from loadsheet.engine.preflight import Place
+from loadsheet.engine.sessions import KeptServers
 from loadsheet.preview import health
 from loadsheet.preview.lacking import lacking_privileges
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -219,7 +220,10 @@ def test_the_time_that_a_connection_takes_to_be_found_is_not_the_servers(
 
     place = Place(end="warehouse", conn_id="warehouse")
     assert health.examine(place, find).answers
-    assert preflight.refused([place], find) == []
+    pipeline = load_pipeline(shop.folder / "pipelines" / "shop" / "pipeline.yml")
+    servers = KeptServers(pipeline, find)
+    assert preflight.refused([place], servers) == []
+    servers.close()
 
 
 HIDDEN = """
