@@ -174,12 +174,16 @@ class PinnedSession(psycopg.Connection[Any]):
             yield
 
     @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """A transaction that reads, and sees the same rows from `fix_snapshot` to its end.
+    def snapshot(self, exported: str = "") -> Iterator[None]:
+        """A transaction that reads, and sees the same rows from `fix_snapshot` to its end: those of
+        the `exported` snapshot, if its name is given.
 
         Until then the caller may lock tables: all so far was made by SET, which takes no snapshot.
         """
-        with self._within(begin_with(self._pins, begin("REPEATABLE READ", read_only=True))):
+        own = begin("REPEATABLE READ", read_only=True)
+        if exported:
+            own += f"; SET TRANSACTION SNAPSHOT {_quoted(exported)}"
+        with self._within(begin_with(self._pins, own)):
             yield
 
     def fix_snapshot(self) -> None:

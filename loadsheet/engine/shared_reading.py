@@ -24,8 +24,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+import psycopg
 
 from loadsheet.deadline import remaining
 from loadsheet.engine.attempt import Attempt
@@ -68,6 +71,8 @@ _LONGEST_WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 # Airflow's API server is asked whether the extract task has ended.
 _ASK_SECONDS = 5.0
+# What the server says where an exported snapshot is gone, or was never there.
+_NO_SNAPSHOT = (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject)
 # Each process numbers its parts from a start of its own, and would need 80 TB to reach the next.
 _PARTS_PER_PROCESS = 10_000_000
 
@@ -199,22 +204,23 @@ class _Ranges:
         session: PinnedSession,
         numbers: Iterable[int],
         lock: Callable[[int], str],
-        snapshot: str | None = None,
-    ) -> bool:
+        snapshot: str = "",
+    ) -> None:
         """Read and record those of the ranges whose `lock` this process gets, as SQL, in the
-        snapshot of `session` or the exported one. False where no session can be opened."""
+        snapshot of `session` or the exported one."""
         writers: list[PartWriter] = []
         jobs = [self._job(number, lock(number), writers) for number in numbers]
         try:
             wire = self._store.layout.wire
             counts = stream.copy_parallel(session, jobs, wire, READERS, snapshot)
-            if counts is None and snapshot is None:
-                counts = [stream.copy(session, job, wire) for job in jobs]
+            if counts is None:
+                with _in_snapshot(session, snapshot):
+                    for job in jobs:
+                        stream.copy(session, job, wire)
         except BaseException:
             for writer in writers:
                 writer.abandon()
             raise
-        return counts is not None
 
     def missing(self) -> set[int]:
         """The ranges that are not recorded yet."""
@@ -303,8 +309,7 @@ def help_to_read(
 
 
 def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcome | None:
-    """The outcome where no range is left to be taken; None where the extract task is gone, or gives
-    no session to read in its snapshot."""
+    """The outcome where no range is left to be taken; None where the extract task is gone."""
     layout = Layout(read.format, read.columns, read.key)
     # No load gets this number, and so no other process.
     first = book.use(ledger.draw_number) * _PARTS_PER_PROCESS
@@ -319,9 +324,8 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
 
     with step.servers.source() as source:
         try:
-            if not ranges.read(source, range(ranges.count), lock, read.snapshot):
-                return None
-        except (stream.Abandoned, Fenced):
+            ranges.read(source, range(ranges.count), lock, read.snapshot)
+        except (stream.Abandoned, Fenced, *_NO_SNAPSHOT):
             # Perhaps because it has all that it needs.
             if not ranges.taken or not ranges.is_over():
                 _log.info("the extract task is gone")
@@ -330,6 +334,17 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
         return skipped("all ranges were taken before")
     message = f"{counted(ranges.taken, 'range')} of {ranges.count}, {counted(ranges.rows, 'row')}"
     return Outcome(status="done", message=message)
+
+
+@contextmanager
+def _in_snapshot(session: PinnedSession, exported: str) -> Iterator[None]:
+    """A transaction in the exported snapshot; without a name, the one that is open."""
+    if not exported:
+        yield
+        return
+    with session.snapshot(exported):
+        session.fix_snapshot()
+        yield
 
 
 def _lock_of_extract(read: SharedRead, kind: str = "") -> str:

@@ -226,7 +226,7 @@ def copy_parallel(
     jobs: Sequence[Job],
     wire: WireFormat,
     readers: int,
-    snapshot: str | None = None,
+    snapshot: str = "",
 ) -> list[int] | None:
     """Read all jobs in `readers` other sessions, each in a thread of its own, in the snapshot of
     `session`, or in the exported one with the name `snapshot`.

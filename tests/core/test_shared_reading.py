@@ -45,6 +45,12 @@ def small() -> None:
     shared_reading._PATIENCE_SECONDS = 1
 
 
+def libpq_only() -> None:
+    """A reader whose connection has options that only libpq knows."""
+    small()
+    stream._COMMON_OPTIONS = stream._COMMON_OPTIONS - {"host"}
+
+
 def naive() -> None:
     """A reader that reads what is there now."""
     small()
@@ -90,11 +96,14 @@ def manifest_parts(item: ByHand) -> set[str]:
     return {name for name in item.project.objects() if "/part-" in name}
 
 
-def test_helpers_read_in_the_snapshot_of_the_extract_beside_writers(item: ByHand) -> None:
+@pytest.mark.parametrize("prepare", [small, libpq_only])
+def test_readers_read_in_the_snapshot_of_the_extract_beside_writers(
+    item: ByHand, prepare: Any
+) -> None:
     before = content(item, "item")
     extract = extracting(item)
     item.project.in_source(WRITERS)
-    readers = [done(helped(item)) for _ in range(2)]
+    readers = [done(helped(item, prepare=prepare)) for _ in range(2)]
     extract.wake()
     outcome = done(extract)
     # At most two ranges were the extract's; the first reader found all others.
@@ -107,7 +116,7 @@ def test_helpers_read_in_the_snapshot_of_the_extract_beside_writers(item: ByHand
     assert not judge(item.project, "item")
 
 
-def test_a_helper_with_a_snapshot_of_its_own_loses_rows_or_doubles_them(item: ByHand) -> None:
+def test_a_reader_with_a_snapshot_of_its_own_loses_rows_or_doubles_them(item: ByHand) -> None:
     """The negative control."""
     extract = extracting(item)
     item.project.in_source(WRITERS)
@@ -117,7 +126,7 @@ def test_a_helper_with_a_snapshot_of_its_own_loses_rows_or_doubles_them(item: By
 
 
 @pytest.mark.parametrize("way", ["kill", "stop"])
-def test_the_ranges_of_a_helper_that_is_gone_are_read_again(item: ByHand, way: str) -> None:
+def test_the_ranges_of_a_reader_that_is_gone_are_read_again(item: ByHand, way: str) -> None:
     before = content(item, "item")
     extract = extracting(item)
     item.project.in_source(WRITERS)
@@ -136,7 +145,7 @@ def test_the_ranges_of_a_helper_that_is_gone_are_read_again(item: ByHand, way: s
     assert content(item, "staging.item") == before
 
 
-def test_helpers_of_an_extract_that_is_gone_end_and_help_its_next_try(item: ByHand) -> None:
+def test_readers_of_an_extract_that_is_gone_end_and_help_its_next_try(item: ByHand) -> None:
     before = content(item, "item")
     extract = extracting(item)
     reader = helped(item, stop_at="extract.part_stored")
@@ -153,7 +162,7 @@ def test_helpers_of_an_extract_that_is_gone_end_and_help_its_next_try(item: ByHa
     assert content(item, "staging.item") == before
 
 
-def test_a_helper_ends_where_nothing_is_offered_and_at_once_when_the_extract_has_ended(
+def test_a_reader_ends_where_nothing_is_offered_and_at_once_when_the_extract_has_ended(
     item: ByHand,
 ) -> None:
     early = helped(item)
