@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import psycopg
@@ -38,7 +39,7 @@ SELECT client_port FROM pg_stat_activity JOIN pg_locks USING (pid)
 WHERE relation = 'large.pages'::regclass AND NOT granted
 """
 OFFER = "SELECT FROM loadsheet.scope WHERE table_name = 'pages' AND shared_read IS NOT NULL"
-HELPERS = ("read.read_pages_2", "read.read_pages_3")
+READERS = ("read.read_pages_2", "read.read_pages_3")
 
 
 def process_of(port: int) -> int:
@@ -48,49 +49,56 @@ def process_of(port: int) -> int:
     return int(found)
 
 
-def stop_when_it_offers(world: World, process: int) -> None:
-    """SIGSTOP to the extract's process as soon as others can help it: it has taken a range or
-    two."""
-    deadline = time.monotonic() + 60
-    with psycopg.connect(world.warehouse, autocommit=True) as session:
-        while session.execute(OFFER).fetchone() is None:
-            assert time.monotonic() < deadline, "nothing is offered"
-            time.sleep(0.002)
+def is_offered(world: World) -> bool:
+    return ask(world.warehouse, OFFER) != []
+
+
+def have_ended(world: World, run_id: str) -> bool:
+    """Whether the tasks that help have ended."""
+    states = {task.task_id: task.state for task in world.airflow.api.tasks("large", run_id)}
+    return all(states[name] in ("success", "skipped", "failed") for name in READERS)
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Within the block, the process sleeps."""
     os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def test_three_tasks_read_a_table_beside_writers_in_one_snapshot(world: World) -> None:
     api = world.airflow.api
     with psycopg.connect(world.source) as source:
         source.execute(SOURCE)
+    before = ask(world.source, CONTENT)
     (world.project / "pipelines" / "large").mkdir()
     (world.project / "pipelines" / "large" / "pipeline.yml").write_text(SPEC)
     world.airflow.wait_for_dag("large")
     world.grant()
     api.unpause("large")
-    with psycopg.connect(world.source) as source:
-        source.execute("LOCK TABLE large.pages IN ACCESS EXCLUSIVE MODE")
-        run_id = api.trigger("large")
-        wait_for(lambda: ask(world.source, WAITING) != [], "the extraction", 120)
-        ((port,),) = ask(world.source, WAITING)
-        extract = process_of(port)
-    before = ask(world.source, CONTENT)
-    stop_when_it_offers(world, extract)
-    try:
+    with ExitStack() as extract_sleeps:
+        with ExitStack() as lake_sleeps:
+            with psycopg.connect(world.source) as source:
+                source.execute("LOCK TABLE large.pages IN ACCESS EXCLUSIVE MODE")
+                run_id = api.trigger("large")
+                wait_for(lambda: ask(world.source, WAITING) != [], "the extraction", 120)
+                ((port,),) = ask(world.source, WAITING)
+                extract = process_of(port)
+                lake_sleeps.enter_context(stopped(world.s3.pid))
+            # It has a range in each of its sessions at most, as nothing can be stored.
+            wait_for(lambda: is_offered(world), "the offer", 60)
+            extract_sleeps.enter_context(stopped(extract))
         with psycopg.connect(world.source) as source:
             source.execute(WRITERS)
-
-        def have_ended() -> bool:
-            states = {task.task_id: task.state for task in api.tasks("large", run_id)}
-            return all(states[name] in ("success", "skipped") for name in HELPERS)
-
-        wait_for(have_ended, "the tasks that help", 120)
-    finally:
-        os.kill(extract, signal.SIGCONT)
+        wait_for(lambda: have_ended(world, run_id), "the tasks that help", 120)
     assert api.wait("large", run_id, timeout=240) == "success"
     assert ask(world.warehouse, CONTENT) == before
     states = {task.task_id: task.state for task in api.tasks("large", run_id)}
-    assert "success" in {states[name] for name in HELPERS}, states
+    logs = [api.log("large", run_id, name) for name in READERS]
+    assert "success" in {states[name] for name in READERS}, logs
     assert "read by" in api.log("large", run_id, "extract.extract_pages")
     # The next run reads whole, too, and nobody is stopped: all of the writers' rows arrive.
     run_id = api.trigger("large")
