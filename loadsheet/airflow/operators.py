@@ -389,7 +389,13 @@ class HelpExtractOperator(StepOperator):
         extract = step_id("extract", self.name)
 
         def is_over() -> bool:
-            states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[extract], run_ids=[ti.run_id])
+            asked = {"dag_id": ti.dag_id, "task_ids": [extract], "run_ids": [ti.run_id]}
+            try:
+                states = ti.get_task_states(**asked)
+            except Exception as error:
+                # Without an answer it waits no longer than for an extract that offers nothing.
+                _log.info("the state of %s is not known: %s", extract, summary(error))
+                return False
             state = states.get(ti.run_id, {}).get(extract)
             return state in ("success", "failed", "skipped", "upstream_failed", "removed")
 

@@ -101,10 +101,17 @@ def has_rows(source: Session, described: SourceTable, rows: Selection) -> bool:
     return stream.has_row(source, select)
 
 
-def select_rows(relation: Relation, columns: Sequence[Column], tests: Iterable[str]) -> str:
-    """The SELECT of the rows that meet all `tests`; those that are empty or TRUE are left out."""
+def select_rows(
+    relation: Relation, columns: Sequence[Column], tests: Iterable[str], is_range: bool
+) -> str:
+    """The SELECT of the rows that meet all `tests`; those that are empty or TRUE are left out.
+
+    One of several ranges of pages reads the table alone: the planner sees what inherits from it
+    now, not as of the snapshot, and of a table that begins to between two ranges they would read a
+    part.
+    """
     conditions = [f"({test})" for test in tests if test not in ("", "TRUE")]
-    return select_columns(relation, columns, " AND ".join(conditions))
+    return select_columns(relation, columns, " AND ".join(conditions), is_only=is_range)
 
 
 def read_and_store(
@@ -139,10 +146,11 @@ def read_and_store(
         writer = PartWriter(store, content)
         writers.append(writer)
         tests = (rows.where, rows.sample, condition)
-        select = select_rows(described.relation, described.columns, tests)
+        is_range = len(conditions) > 1
+        select = select_rows(described.relation, described.columns, tests, is_range)
         # The last part of a single range waits in memory: the table may turn out to be unchanged,
         # and then nothing is stored. Of several ranges each last part is stored at once.
-        at_end = writer.end if len(conditions) == 1 else writer.finish
+        at_end = writer.finish if is_range else writer.end
         jobs.append(stream.Job(select, writer.take, at_end))
     statements = {}
     for number, job in enumerate(jobs, start=1):

@@ -12,11 +12,11 @@ attempt, and tasks that help it (`extract_tasks`).
 
 The locks are advisory ones of the source, held by the transactions that read: with a process its
 locks go, and the extract task reads the range again. It holds one itself, so that others notice
-when it is gone; the key of that is a hash of the offer, which holds SQL, so that they take no offer
-that it has not made. Locks keep two processes from reading the same rows, no more than that: what
-is right does not depend on them. A range may be read twice, in the same snapshot, into parts of
-different names; the first record counts. Nothing is recorded after the seal, nor after a newer
-fence.
+when it is gone. The key of that is a hash of the offer, which holds SQL, and its holder must be of
+the reader's own role, so that they take no offer that it has not made. Locks keep two processes
+from reading the same rows, no more than that: what is right does not depend on them. A range may be
+read twice, in the same snapshot, into parts of different names; the first record counts. Nothing is
+recorded after the seal, nor after a newer fence.
 """
 
 from __future__ import annotations
@@ -260,7 +260,8 @@ class _Ranges:
                 self.rows += rows
                 self.taken += 1
 
-        select = select_rows(read.relation, read.columns, (read.where, read.conditions[number]))
+        tests = (read.where, read.conditions[number])
+        select = select_rows(read.relation, read.columns, tests, is_range=True)
         claim = stream.Claim(lock, is_open, done)
         return stream.Job(select, writer.take, writer.finish, claim)
 
@@ -285,6 +286,7 @@ def help_to_read(
                 return skipped("only new rows are read: the extract task needs no help")
             load_id = ledger.next_load_id(session, *names)
         refused: set[str] = set()
+        reason = ""
         patience = _LONGEST_WAIT_SECONDS
         if table.incremental:
             patience += table.incremental.hold_back.total_seconds()
@@ -294,22 +296,24 @@ def help_to_read(
             if is_over and time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + _ASK_SECONDS
                 if is_over():
-                    return skipped("the extract task has ended")
+                    return skipped(f"the extract task has ended{reason}")
             read = book.use(book.reads.find)
             if read is None or read.load_id != load_id or read.prefix in refused:
                 time.sleep(min(_LOOK_SECONDS, remaining()))
                 continue
             outcome = _help(step, number, book, read)
-            if outcome:
+            if isinstance(outcome, Outcome):
                 return outcome
             # The next try of the extract task offers its own.
             refused.add(read.prefix)
+            reason = f"; {outcome}"
             until = time.monotonic() + patience
-    return skipped("the extract task has offered nothing to read")
+    return skipped(f"the extract task has offered nothing to read{reason}")
 
 
-def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcome | None:
-    """The outcome where no range is left to be taken; None where the extract task is gone."""
+def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcome | str:
+    """The outcome where no range is left to be taken; else why this offer cannot be read: the
+    extract task is gone, and with it its snapshot."""
     layout = Layout(read.format, read.columns, read.key)
     # No load gets this number, and so no other process.
     first = book.use(ledger.draw_number) * _PARTS_PER_PROCESS
@@ -319,8 +323,7 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
     def lock(number: int) -> str:
         # NULL where the extract task is gone, this is not the server that it reads from, or the
         # ledger shows another offer than the extract task has made: no more of its SQL is run.
-        is_gone = _lock_of_extract(read, "_shared")
-        return f"CASE WHEN {is_gone} THEN NULL ELSE {_lock_of_range(read, number)} END"
+        return f"CASE WHEN {_is_vouched_for(read)} THEN {_lock_of_range(read, number)} END"
 
     with step.servers.source() as source:
         try:
@@ -328,8 +331,7 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
         except (stream.Abandoned, Fenced, *_NO_SNAPSHOT):
             # Perhaps because it has all that it needs.
             if not ranges.taken or not ranges.is_over():
-                _log.info("the extract task is gone")
-                return None
+                return "an earlier offer has ended"
     if not ranges.taken:
         return skipped("all ranges were taken before")
     message = f"{counted(ranges.taken, 'range')} of {ranges.count}, {counted(ranges.rows, 'row')}"
@@ -347,10 +349,20 @@ def _in_snapshot(session: PinnedSession, exported: str) -> Iterator[None]:
         yield
 
 
-def _lock_of_extract(read: SharedRead, kind: str = "") -> str:
+def _lock_of_extract(read: SharedRead) -> str:
     """SQL: whether this transaction gets the lock by which others see that the extract task has
     made this offer, and reads on."""
-    return f"pg_try_advisory_xact_lock{kind}(hashtextextended('{read.sha256}', -1))"
+    return f"pg_try_advisory_xact_lock(hashtextextended('{read.sha256}', -1))"
+
+
+def _is_vouched_for(read: SharedRead) -> str:
+    """SQL: whether a session of this role holds that lock. Any role that may connect could take
+    it."""
+    return f"""EXISTS (
+        SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 1
+            AND database = datid AND datname = current_database() AND usename = session_user
+            AND classid::bigint << 32 | objid::bigint = hashtextextended('{read.sha256}', -1))"""
 
 
 def _lock_of_range(read: SharedRead, number: int) -> str:

@@ -321,7 +321,9 @@ class _Readers:
         except asyncpg.PostgresError as error:
             # Callers know psycopg's errors only. 08006 is connection_failure.
             raise psycopg.errors.lookup(error.sqlstate or "08006")(error.args[0]) from error
-        except asyncpg.InterfaceError as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            # The latter where the server has ended the session between two statements, and its
+            # message was read before the end of the connection.
             raise psycopg.OperationalError(str(error)) from error
         finally:
             connection.terminate()

@@ -19,8 +19,11 @@ BINARY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 BINARY_TRAILER = b"\xff\xff"
 
 
-def select_columns(relation: Relation, columns: Sequence[Column], where: str) -> str:
-    """The SELECT that reads `columns` under their own names; `where` is a condition or empty.
+def select_columns(
+    relation: Relation, columns: Sequence[Column], where: str, is_only: bool = False
+) -> str:
+    """The SELECT that reads `columns` under their own names; `where` is a condition or empty, and
+    `is_only` leaves out the rows of tables that inherit from this one.
 
     The columns are named one by one: `COPY table` would skip generated columns and refuse
     partitioned tables.
@@ -32,7 +35,8 @@ def select_columns(relation: Relation, columns: Sequence[Column], where: str) ->
             expressions.append(f"CAST({name} AS {column.type}) AS {name}")
         else:
             expressions.append(name)
-    select = f"SELECT {', '.join(expressions)} FROM {relation.sql}"
+    only = "ONLY " if is_only else ""
+    select = f"SELECT {', '.join(expressions)} FROM {only}{relation.sql}"
     if where:
         select += f" WHERE {where}"
     return select

@@ -98,21 +98,16 @@ class SharedReads:
             raise self._overtaken()
 
     def find(self, session: Session) -> SharedRead | None:
-        """What is offered now. It holds SQL: run it only where the extraction vouches for its
-        hash."""
+        """What is offered now; None where that is nothing, or nothing that this version knows. It
+        holds SQL: run it only where the extraction vouches for its hash."""
         row = session.execute(_FIND, self._names).fetchone()
         if row is None:
             return None
-        fence, fields = row
-        # It is named in a statement before the extraction can be asked.
-        if not _SNAPSHOT.fullmatch(fields["snapshot"]):
+        try:
+            return _offered(*row)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # Another version of Loadsheet, on another worker, may offer other fields.
             return None
-        del fields["records"]
-        fields["relation"] = Relation(*fields["relation"])
-        fields["columns"] = tuple(stored_column(column) for column in fields["columns"])
-        for name in ("conditions", "key"):
-            fields[name] = tuple(fields[name])
-        return SharedRead(fence=fence, **fields)
 
     def record(self, session: Session, read: SharedRead, number: int, record: RangeRecord) -> bool:
         """Record that the range `number` was read; False where that is recorded already, or the
@@ -141,6 +136,18 @@ class SharedReads:
 
     def _overtaken(self) -> Fenced:
         return overtaken(self._names["pipeline"], self._names["table"])
+
+
+def _offered(fence: int, fields: dict[str, Any]) -> SharedRead:
+    # It is named in a statement before the extraction can be asked.
+    if not _SNAPSHOT.fullmatch(fields["snapshot"]):
+        raise ValueError(fields["snapshot"])
+    del fields["records"]
+    fields["relation"] = Relation(*fields["relation"])
+    fields["columns"] = tuple(stored_column(column) for column in fields["columns"])
+    for name in ("conditions", "key"):
+        fields[name] = tuple(fields[name])
+    return SharedRead(fence=fence, **fields)
 
 
 def _record(fields: dict[str, Any]) -> RangeRecord:

@@ -495,6 +495,18 @@ def test_a_task_that_helps_an_extract_is_skipped_when_that_has_ended(
         Task(shop, "read.read_kind_2", tables=["item"]).execute()
 
 
+def test_a_task_that_cannot_ask_for_the_state_of_the_extract_waits_no_longer_than_for_an_offer(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's API server is away for a moment: the run must not fail for it."""
+    shop.spec({"item": None, "kind": {"extract_tasks": 2}})
+    monkeypatch.setattr(shared_reading, "_LONGEST_WAIT_SECONDS", 0.1)
+    reader = Task(shop, "read.read_kind_2")
+    reader.states = None  # type: ignore[assignment]
+    with pytest.raises(AirflowSkipException, match="the extract task has offered nothing to read"):
+        reader.execute()
+
+
 def test_a_task_that_cannot_help_is_skipped_and_says_why(
     shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,18 @@ def test_parquet_carries_a_table_whole_and_then_only_what_is_new(project: Projec
     assert read_load(newest(project) / "manifest.json").column("id").to_pylist() == [4]
 
 
+def test_parts_that_the_manifest_does_not_list_are_removed_from_a_copy(tmp_path: Path) -> None:
+    """With `extract_tasks`, a range may be stored twice."""
+    for name in ("part-00000.csv.zst", "part-10000000.csv.zst", "gone-00000.csv.zst"):
+        (tmp_path / name).touch()
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text('{"parts": [{"name": "shop/item/1/2/part-10000000.csv.zst"}]}')
+    [removes] = documented("Object layout")
+    exec(removes, {"folder": tmp_path, "manifest": manifest})  # noqa: S102
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"part-10000000.csv.zst", "gone-00000.csv.zst", "manifest.json"}
+
+
 def test_parquet_is_cut_into_parts_and_an_unchanged_table_is_skipped(
     project: Project, monkeypatch: Any
 ) -> None:

@@ -4,16 +4,21 @@ and whoever dies meanwhile."""
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
-from loadsheet.engine import shared_reading
+from loadsheet.engine import reading, shared_reading
 from loadsheet.lake import parts
 from loadsheet.outcome import Outcome
 from loadsheet.source import stream
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse.shared_read import SharedReads
 from tests.byhand import ByHand, Worker
 from tests.faults.oracle import judge
 from tests.faults.workers import settled
@@ -141,6 +146,10 @@ def test_the_ranges_of_a_reader_that_is_gone_are_read_again(item: ByHand, way: s
         # It wakes up when the manifest is sealed, and what it stores is in no manifest.
         reader.wake()
         assert done(reader).skipped
+        # Those who read the lake must leave them out (docs/lake.md).
+        [manifest] = (name for name in item.project.objects() if name.endswith("manifest.json"))
+        listed = json.loads(item.lake.get(manifest, 1 << 20) or b"")["parts"]
+        assert manifest_parts(item) > {part["name"] for part in listed}
     item.step("load", "one", outcome.load_id)
     assert content(item, "staging.item") == before
 
@@ -208,6 +217,98 @@ def test_an_offer_that_the_extract_has_not_made_is_not_read(item: ByHand, forged
     item.project.in_warehouse(back, json.dumps(offered[0][0]))
     extract.wake()
     assert done(extract).counts["extracted"] == ROWS
+
+
+def test_an_offer_of_another_version_is_none(item: ByHand) -> None:
+    """While a new Loadsheet comes to one worker after the other."""
+    extract = extracting(item)
+    names = ("shop", "item", Relation("staging", "item"))
+    with item.project.session("warehouse") as session:
+
+        def found(change: str = "shared_read") -> Any:
+            with session.transaction(force_rollback=True):
+                session.execute(f"UPDATE loadsheet.scope SET shared_read = {change}")
+                return SharedReads(*names).find(session)
+
+        assert found()
+        for change in (
+            """shared_read || '{"newer": 1}'""",
+            "shared_read - 'format'",
+            "shared_read - 'records'",
+            """jsonb_set(shared_read, '{snapshot}', '7')""",
+            """jsonb_set(shared_read, '{relation}', '["item"]')""",
+            """jsonb_set(shared_read, '{columns,0,type}', '"newtype"')""",
+            """jsonb_set(shared_read, '{columns}', '[1]')""",
+            """jsonb_set(shared_read, '{conditions}', '1')""",
+            "'{}'",
+            "'[]'",
+            "'7'",
+            "'null'",
+        ):
+            assert found(change) is None, change
+    extract.wake()
+    assert done(extract).counts["extracted"] == ROWS
+
+
+@pytest.mark.parametrize("holder", ["another", "extractor"])
+def test_an_offer_that_a_session_of_another_role_vouches_for_is_not_read(
+    item: ByHand, holder: str
+) -> None:
+    """Any role that may connect to the source can take an advisory lock there. The extractor's own
+    is the control: it could read the rows itself."""
+    project = item.project
+    extract = extracting(item)
+    forged = """jsonb_set(shared_read, '{where}', '"id > 5"')"""
+    project.in_warehouse(f"UPDATE loadsheet.scope SET shared_read = {forged}")
+    with project.session("warehouse") as session:
+        read = SharedReads("shop", "item", Relation("staging", "item")).find(session)
+    assert read
+    role = f"lowly_{secrets.token_hex(4)}"
+    project.in_source(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    url = urlsplit(project.uri("shop_source"))
+    if holder == "another":
+        url = url._replace(netloc=f"{role}:{role}@{url.hostname}:{url.port}")
+    with psycopg.connect(url.geturl()) as session:
+        lock = shared_reading._lock_of_extract(read)
+        assert session.execute(f"SELECT {lock}").fetchone() == (True,)
+        assert done(helped(item)).skipped == (holder == "another")
+    project.in_source(f"DROP ROLE {role}")
+    extract.kill()
+
+
+def blind() -> None:
+    """Ranges that read what inherits from the table, too."""
+    small()
+    select_columns = reading.select_columns
+
+    def with_heirs(*given: Any, is_only: bool) -> str:
+        return select_columns(*given)
+
+    reading.select_columns = with_heirs
+
+
+@pytest.mark.parametrize("options", [None, {"extract_tasks": 3}], ids=["alone", "shared"])
+@pytest.mark.parametrize("prepare", [small, blind])
+def test_a_table_that_begins_to_inherit_meanwhile_is_not_read_in_part(
+    project: Project, options: Any, prepare: Any
+) -> None:
+    item = ByHand(project, SOURCE, {"item": options})
+    try:
+        project.in_source(
+            "CREATE TABLE more (LIKE item INCLUDING ALL);"
+            "INSERT INTO more SELECT -id, what FROM item"
+        )
+        before = content(item, "item")
+        extract = item.start("extract", "one", stop_at="extract.part_stored", prepare=prepare)
+        assert extract.wait_until_stopped()
+        project.in_source("ALTER TABLE more INHERIT item")
+        extract.wake()
+        item.step("load", "one", done(extract).load_id)
+        assert content(item, "item") != before
+        # The control reads the end of the other table, without its beginning.
+        assert (content(item, "staging.item") == before) == (prepare is small)
+    finally:
+        item.close()
 
 
 def test_the_content_of_a_table_is_the_same_whoever_has_read_it(item: ByHand) -> None:

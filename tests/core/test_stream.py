@@ -114,6 +114,27 @@ def test_the_server_s_error_comes_as_the_other_driver_has_it(source: Session) ->
         )
 
 
+def test_a_session_that_is_ended_between_two_jobs_is_lost_like_any_other(
+    source: Session, project: Project
+) -> None:
+    """Its end is read together with the last rows of the first job."""
+    ended = False
+
+    def end_it(block: bytes) -> None:
+        nonlocal ended
+        if ended:
+            return
+        readers = "pid <> %s AND datname = current_database() AND usename = %s"
+        who = (source.info.backend_pid, project.extractor)
+        ask = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {readers}"
+        ended = project.in_source(ask, *who) == [(True,)]
+
+    jobs = [stream.Job(select(f"id < {rows}"), end_it) for rows in (12_000, 100)]
+    with pytest.raises(psycopg.OperationalError):
+        stream.copy_parallel(source, jobs, "csv", 1)
+    assert ended
+
+
 def test_what_fails_while_storing_ends_all_readers_and_comes_as_it_is(source: Session) -> None:
     def full(block: bytes) -> None:
         raise OSError(28, "No space left on device")
