@@ -10,6 +10,7 @@ from loadsheet.cli.run import Screen, run_steps
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.request import repair_request
 from loadsheet.engine.resolve import resolved
+from loadsheet.engine.sessions import Servers
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.verify.models import Verification
@@ -44,7 +45,7 @@ def repair_differences(
     if not quiet:
         show(on_one_line(f"repairing {listed(plan.names)}"))
     # The command compares again itself.
-    spec = replace(resolved(spec, connections), verify=None)
+    spec = replace(resolved(spec, Servers(spec, connections)), verify=None)
     request = repair_request(spec, rows_of=plan.rows_of, whole=plan.whole, marts=plan.marts)
     report = run_steps(spec, request, connections, Screen(quiet=quiet, verbose=False), _NEXT_STEP)
     if not quiet:

@@ -129,7 +129,7 @@ def run(
     request = None if spec.patterns else requested(spec, record)
     servers = _preflight(spec, connections)
     if request is None:
-        spec = _resolved(spec, connections)
+        spec = _resolved(spec, servers)
         record = RunRecord(spec)
         request = requested(spec, record)
     verbose = prints_every_step(ctx, verbose)
@@ -212,12 +212,12 @@ def _preflight(spec: Pipeline, connections: Connections) -> KeptServers:
     return servers
 
 
-def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
+def _resolved(spec: Pipeline, servers: KeptServers) -> Pipeline:
     """The pipeline with the tables that its patterns match in their place. Patterns that match none
     are printed."""
     from loadsheet.engine.resolve import resolved
 
-    with_tables = resolved(spec, connections)
+    with_tables = resolved(spec, servers)
     matching = [spec.pattern_of(table.name) for table in with_tables.tables]
     unmatched = [pattern.name for pattern in spec.patterns if pattern not in matching]
     if unmatched:

@@ -27,7 +27,7 @@ from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int | None, int], None]
-Verify = Callable[[Pipeline, RunRequest, Connections], Outcome]
+Verify = Callable[[Pipeline, RunRequest, Connections, Servers], Outcome]
 """Does the step `verify`. It is given, because the room that does it is above this one."""
 
 
@@ -62,7 +62,7 @@ def execute(
     _log.info("%s of %s begins, run %s", step.id, pipeline.name, request.run_id)
     verify_due = None
     if verify:
-        verify_due = partial(verify, pipeline, request, connections)
+        verify_due = partial(verify, pipeline, request, connections, servers)
     outcome = _left_out(step, request, load_id)
     if outcome is None:
         # From the inside: what exceeds the limit fails, what fails is explained, and the

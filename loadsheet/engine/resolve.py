@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import chain
 
-from loadsheet.connections.lookup import Connections
 from loadsheet.engine.sessions import Servers
 from loadsheet.outcome import Outcome
 from loadsheet.postgres import Session
@@ -42,12 +41,11 @@ def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Sessio
     return Outcome(status="done", message=message, names=tuple(sorted(present + gone)))
 
 
-def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
+def resolved(pipeline: Pipeline, servers: Servers) -> Pipeline:
     """The pipeline with the tables that its patterns match now, in place of the patterns; the same
     pipeline where it has none."""
     if not pipeline.patterns:
         return pipeline
-    servers = Servers(pipeline, connections)
     with servers.source() as source, servers.warehouse() as warehouse:
         loaded = extracted_tables(warehouse, pipeline.name) or ()
         return with_matched_tables(pipeline, source, loaded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import psycopg
 
@@ -43,9 +44,10 @@ def verify_pipeline(
     report: Callable[[TableVerdict], object],
     look: Look = ALL_ROWS,
     due: Due | None = None,
+    servers: Servers | None = None,
 ) -> Verification:
     """Compare the tables and marts `names` (empty: all), or those that are `due`, one after the
-    other; `report` gets each verdict.
+    other; `report` gets each verdict. `servers` may have sessions to use.
 
     Each verdict is recorded in the ledger, in a transaction of its own; where that is not possible,
     it says why. Nothing else is written. Raises InputError for a name that the pipeline does not
@@ -56,8 +58,14 @@ def verify_pipeline(
     _refuse_unknown(pipeline, names)
     tables: list[TableVerdict] = []
     marts: list[TableVerdict] = []
-    servers = Servers(pipeline, connections)
-    with servers.warehouse() as warehouse, servers.source() as source:
+    servers = servers or Servers(pipeline, connections)
+    with (
+        servers.warehouse() as warehouse,
+        servers.source() as source,
+        # No later step gets sessions with these settings.
+        closing(warehouse),
+        closing(source),
+    ):
         warehouse.pin(_WAREHOUSE_SETTINGS)
         source.pin(_SOURCE_SETTINGS, read_only=True)
         ledger.refuse_newer(ledger.version(warehouse))

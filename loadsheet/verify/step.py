@@ -30,15 +30,17 @@ _MOST_ROWS = 3
 _MOST_LOGGED = 10
 
 
-def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections) -> Outcome:
+def verify_due(
+    pipeline: Pipeline, request: RunRequest, connections: Connections, servers: Servers
+) -> Outcome:
     """Compare the tables and marts that are due by the pipeline's `verify`; in a run of chosen
     tables only those. A run that names what to verify compares that, due or not.
 
     The ledger records each verdict at once, so a retry compares only the rest. Raises Differs,
     which names tables, marts and rows; what `verify_pipeline` raises.
     """
-    pipeline = resolved(pipeline, connections)
-    with Servers(pipeline, connections).warehouse() as warehouse:
+    pipeline = resolved(pipeline, servers)
+    with servers.warehouse() as warehouse:
         ledger.ensure(warehouse)  # else the verdicts would not be recorded
         due = due_now(warehouse, pipeline, pipeline.verify or "")
     if request.verify:
@@ -47,7 +49,7 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
         due = Due(tables=due.tables & request.only, marts=frozenset())
     if not due:
         return skipped(f"nothing is due ({pipeline.verify})")
-    found = verify_pipeline(pipeline, connections, (), _log_verdict, due=due)
+    found = verify_pipeline(pipeline, connections, (), _log_verdict, due=due, servers=servers)
     verdicts: Counter[str] = Counter(verdict.state for verdict in found.verdicts)
     if found.differs:
         raise Differs(_message(found), verdicts, _checked(found))

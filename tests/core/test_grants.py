@@ -20,6 +20,7 @@ from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.resolve import resolved
 from loadsheet.engine.runner import run_pipeline
+from loadsheet.engine.sessions import Servers
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.preview.lacking import lacking_privileges
@@ -157,7 +158,8 @@ def why_it_fails(world: World) -> str:
     file = world.project.folder / "pipelines" / "shop" / "pipeline.yml"
     for number in range(2):
         try:
-            spec = resolved(load_pipeline(file), world.project.connections)
+            spec = load_pipeline(file)
+            spec = resolved(spec, Servers(spec, world.project.connections))
         except (LoadsheetError, psycopg.Error) as error:
             return f"resolve: {error}"
         request = RunRequest(run_id=f"run {number}")

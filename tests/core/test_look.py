@@ -15,6 +15,7 @@ from loadsheet.engine import look, reading
 from loadsheet.engine.execute import execute
 from loadsheet.engine.resolve import resolved
 from loadsheet.engine.runner import run_pipeline
+from loadsheet.engine.sessions import Servers
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.dag_tasks import dag_tasks
@@ -270,7 +271,7 @@ def test_a_pattern_and_the_marts_that_read_its_tables_are_left_to_their_tasks(
     project.spec({"item": {"incremental": "at"}, "*": None}, marts)
     project.grant()
     pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
-    known = resolved(pipeline, project.connections)
+    known = resolved(pipeline, Servers(pipeline, project.connections))
     results = run_pipeline(known, RunRequest(run_id="first"), project.connections)
     assert {result.state for result in results.values()} == {"done"}
     assert look_at(project) == names("item")

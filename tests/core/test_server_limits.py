@@ -3,6 +3,7 @@ the same, or refused in a message that names the limit and what to do."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse import drift
 from tests.byhand import ByHand
 from tests.faults.scale import scaled
+from tests.forked import command_line
 from tests.project import Project
 
 # Reading the view takes half a second, and so does building the mart: longer than each limit.
@@ -376,3 +378,23 @@ def wait_for(standby: PostgresServer, lsn: str) -> None:
             "SELECT pg_last_wal_replay_lsn() >= CAST(%s AS pg_lsn)", (lsn,)
         ).fetchone() != (True,):
             session.execute("SELECT pg_sleep(0.05)")
+
+
+@pytest.mark.parametrize("side", ["source", "warehouse"])
+def test_one_connection_is_enough_for_patterns_and_for_verify(project: Project, side: str) -> None:
+    """The tables of a pattern were asked for, and compared with their source, by sessions next to
+    those that the run keeps."""
+    project.in_source("CREATE TABLE thing (id int PRIMARY KEY); INSERT INTO thing VALUES (1)")
+    project.spec({"t*": None}, verify="@daily", tasks={"retries": 3, "retry_delay": "1s"})
+    environment = project.environment()
+    if side == "source":
+        project.in_source(f'ALTER ROLE "{project.extractor}" CONNECTION LIMIT 1')
+    else:
+        project.in_warehouse(f'ALTER ROLE "{project.loader}" CONNECTION LIMIT 1')
+    done = command_line(["--project", str(project.folder), "run", "shop", "--json"], environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = json.loads(done.stdout)["steps"]
+    assert {(step["status"], step["tries"]) for step in steps} == {("done", 1)}
+    assert project.in_warehouse("SELECT name, verdict FROM loadsheet.verified") == [
+        ("thing", "equal")
+    ]
