@@ -39,8 +39,11 @@ MOST_BYTES = 1 << 20
 # Finding out that a larger one has no row above a watermark takes an index.
 _MOST_SCANNED = 8 << 20
 _WHOLE_NUMBERS = ("smallint", "integer", "bigint")
+# A question about many tables is a long statement, which reads little: compiling one about 100
+# tables took 9 s, and running it 0.02.
+NOT_COMPILED = "SET LOCAL jit = off"
 # A table that is locked is not waited for, and no question may keep the run from its steps.
-_LIMITS = "SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '1s'"
+_LIMITS = f"SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '1s'; {NOT_COMPILED}"
 
 # A view, a foreign table, a partition and what others inherit from need a closer look; so does a
 # table whose rows a policy may hide, and what is not PostgreSQL's own kind of tables.

@@ -32,6 +32,7 @@ def add_known_lags(
     or small ones. The others stay as they are, and so do all where the source refuses one."""
     try:
         with session.transaction():
+            session.execute(nothing_new.NOT_COMPILED)
             _add(session, schema, specs, {table.name: table for table in tables})
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) and session.broken:

@@ -3,17 +3,20 @@ what its own step says, and about a table that needs a closer look nothing is sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from demo.servers import S3Server
 from loadsheet.engine import nothing_new, runner
 from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.outcome import Outcome, RunRequest
+from loadsheet.pinned import PinnedSession
 from loadsheet.preview import quiet
 from loadsheet.preview.pipeline import preview_pipeline
 from loadsheet.source import nothing_new as in_source
@@ -21,6 +24,7 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.status import rows as status_rows
 from loadsheet.status import source as status_source
 from loadsheet.status.pipeline import pipeline_status
+from tests.debian import PROGRAMS, DebianServer
 from tests.project import Project
 
 BY_TIME = "id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT now()"
@@ -340,3 +344,42 @@ def test_the_planner_would_read_the_table_up_to_its_end(
     """The negative control."""
     monkeypatch.setattr(in_source, "_BY_INDEX", "SET LOCAL enable_seqscan = on")
     assert rows_read_in_order(project, monkeypatch) > 100_000
+
+
+@pytest.fixture(scope="module")
+def compiling() -> Iterator[DebianServer]:
+    """A server that compiles long statements, as most do; the embedded ones cannot."""
+    if not PROGRAMS.is_dir():
+        pytest.skip("Debian's postgresql-15 is not installed")
+    with DebianServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_a_question_about_many_tables_is_not_compiled(
+    compiling: DebianServer,
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    is_guarded: bool,
+) -> None:
+    """That took 9 s of a core for 100 small tables. The cost of a table that is not to be read from
+    its start made the server do so."""
+    number = int(is_guarded)
+    source, warehouse = (compiling.create_database(f"{end}_{number}") for end in ("from", "to"))
+    project = Project(tmp_path, source, warehouse, s3)
+    few(project, 3)
+    if not is_guarded:
+        monkeypatch.setattr(in_source, "_LIMITS", "SET LOCAL statement_timeout = '10s'")
+    plans: list[str] = []
+    execute = PinnedSession.execute
+
+    def explained(session: PinnedSession, query: Any, *more: Any, **options: Any) -> Any:
+        if str(query).startswith("b'SELECT 0 WHERE NOT EXISTS"):
+            lines = execute(session, b"EXPLAIN " + query).fetchall()
+            plans.append("\n".join(line for (line,) in lines))
+        return execute(session, query, *more, **options)
+
+    monkeypatch.setattr(PinnedSession, "execute", explained)
+    assert set(found(project)) == {"t0", "t1", "t2"}
+    assert len(plans) == 1 and ("JIT:" in plans[0]) is not is_guarded, plans
