@@ -100,8 +100,9 @@ def _describe_extract(table: Table) -> str:
     spec = table.incremental
     action = _deletes(table)
     deletes = f", deletes: {action}" if action else ""
+    tasks = f"all rows by up to {table.extract_tasks} Airflow tasks"
     if not spec:
-        return f"all rows{deletes}"
+        return (tasks if table.extract_tasks > 1 else "all rows") + deletes
     rows = "new rows by" if spec.by == "watermark" else "rows of the run's interval by"
     parts = [f"{rows} {spec.cursor}"]
     if spec.initial_value is not None:
@@ -112,6 +113,8 @@ def _describe_extract(table: Table) -> str:
         parts.append(f"stamped in {spec.time_zone}")
     if spec.nulls != "fail":
         parts.append(f"NULLs: {spec.nulls}")
+    if table.extract_tasks > 1:
+        parts.append(tasks)
     return ", ".join(parts) + deletes
 
 

@@ -287,8 +287,11 @@ def blind() -> None:
     reading.select_columns = with_heirs
 
 
-@pytest.mark.parametrize("options", [None, {"extract_tasks": 3}], ids=["alone", "shared"])
-@pytest.mark.parametrize("prepare", [small, blind])
+@pytest.mark.parametrize(
+    ("options", "prepare"),
+    [(None, small), (TABLES["item"], small), (TABLES["item"], blind)],
+    ids=["alone", "shared", "control"],
+)
 def test_a_table_that_begins_to_inherit_meanwhile_is_not_read_in_part(
     project: Project, options: Any, prepare: Any
 ) -> None:

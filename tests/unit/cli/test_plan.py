@@ -52,6 +52,16 @@ def test_the_airflow_tasks_that_do_several_steps_are_shown(cli: Cli, project: Pa
     assert steps["create_bucket"] == "look" and steps["transform.transform_sales"]
 
 
+def test_the_airflow_tasks_that_read_one_large_table_are_shown(cli: Cli, project: Path) -> None:
+    spec = SPEC.replace("shop", "large").replace("updated_at}", "updated_at, extract_tasks: 4}")
+    spec = spec.replace("customers:", "customers: {extract_tasks: 4}")
+    write_pipeline(project, "large", spec, SQL)
+    out = cli("plan", "large").out
+    lines = [" ".join(line.split()).strip("│├└─ ") for line in out.splitlines()]
+    assert "orders new rows by updated_at, all rows by up to 4 Airflow tasks" in lines
+    assert "customers all rows by up to 4 Airflow tasks" in lines
+
+
 def test_a_plan_fits_into_80_columns_of_a_terminal(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
