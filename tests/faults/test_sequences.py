@@ -77,11 +77,13 @@ class Sequence:
 
     def begin(self) -> None:
         """Empty tables, an empty ledger and the spec."""
-        self.warehouse.execute("DROP SCHEMA IF EXISTS staging, mart, loadsheet CASCADE")
-        self.source.execute("DROP TABLE IF EXISTS merged, appended, replaced")
+        # Not by the sessions of the operations: of these the project does not know that there is
+        # something to grant again.
+        self.project.in_warehouse("DROP SCHEMA IF EXISTS staging, mart, loadsheet CASCADE")
+        self.project.in_source("DROP TABLE IF EXISTS merged, appended, replaced")
         spec: dict[str, Any] = {}
         for twin in self.twins:
-            self.source.execute(
+            self.project.in_source(
                 f"CREATE TABLE {twin.name} (id int PRIMARY KEY, v int, at {self.kind})"
             )
             cursor = {"cursor": "at", "nulls": twin.nulls, "hold_back": "0s"}
