@@ -86,8 +86,10 @@ def _take(key: _Key) -> psycopg.Connection[Any] | None:
 
 def _keep(key: _Key, session: psycopg.Connection[Any]) -> None:
     with _lock:
+        # Two threads may have had one each.
+        surplus = [_idle.pop(key)] if key in _idle else []
         _idle[key] = session
-        surplus = [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
+        surplus += [_idle.popitem(last=False)[1] for _ in range(len(_idle) - _MOST)]
     for one in surplus:
         one.close()
 
