@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,24 +128,26 @@ def run(
     # A wrong option is told without a server, where no pattern's tables are needed for that.
     record = RunRecord(spec)
     request = None if spec.patterns else requested(spec, record)
-    servers = _preflight(spec, connections)
-    if request is None:
-        spec = _resolved(spec, servers)
-        record = RunRecord(spec)
-        request = requested(spec, record)
-    verbose = prints_every_step(ctx, verbose)
-    screen = Screen(quiet=as_json, verbose=verbose)
-    if sample is not None:
-        report, notes = _run_sample(spec, request, connections, screen, sample, servers)
-    else:
-        report = _run_recorded(spec, request, connections, screen, record, servers)
-        notes = []
-        # A bug would only happen again.
-        if report.failed and record.is_kept and not report.has_bugs and report.can_resume:
-            notes.append(f"resume it: loadsheet run {pipeline} --resume")
-        if report.to_refresh:
-            names = shlex.quote(",".join(report.to_refresh))
-            notes.append(f"read again: loadsheet run {pipeline} --tables {names} --full-refresh")
+    with closing(_preflight(spec, connections)) as servers:
+        if request is None:
+            spec = _resolved(spec, servers)
+            record = RunRecord(spec)
+            request = requested(spec, record)
+        verbose = prints_every_step(ctx, verbose)
+        screen = Screen(quiet=as_json, verbose=verbose)
+        if sample is not None:
+            report, notes = _run_sample(spec, request, connections, screen, sample, servers)
+        else:
+            report = _run_recorded(spec, request, connections, screen, record, servers)
+            notes = []
+            # A bug would only happen again.
+            if report.failed and record.is_kept and not report.has_bugs and report.can_resume:
+                notes.append(f"resume it: loadsheet run {pipeline} --resume")
+            if report.to_refresh:
+                names = shlex.quote(",".join(report.to_refresh))
+                notes.append(
+                    f"read again: loadsheet run {pipeline} --tables {names} --full-refresh"
+                )
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:

@@ -37,6 +37,8 @@ MET_BY = {
     "extract.deletes_found": ("pruned",),
     "load.gone_removed": ("pruned",),
     **dict.fromkeys(EARLY, ("merged", "pruned")),
+    # All parts of a small table whose load begins early come from memory.
+    "load.part_copied": ("swapped", "viewed"),
     "load.altered": ("merged", "appended", "viewed"),
     "swap.dropped": ("swapped",),
     "difference.deleted": ("viewed",),
@@ -53,6 +55,7 @@ NOT_AT_FIRST = (
     "load.gone_removed",
     "extract.unchanged",
     "load.altered",
+    "load.part_copied",
     "swap.dropped",
     "difference.deleted",
     "merge.updated",
