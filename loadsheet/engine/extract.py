@@ -389,7 +389,9 @@ def _read(
         return read_and_store(source, described, rows, store, is_loaded_meanwhile)
     from loadsheet.engine import shared_reading  # few tables are that large
 
-    return shared_reading.read_together(attempt, source, described, rows, store)
+    return shared_reading.read_together(
+        attempt, source, described, rows, store, is_loaded_meanwhile
+    )
 
 
 def _read_little(

@@ -97,17 +97,19 @@ def read_together(
     described: SourceTable,
     rows: Selection,
     store: PartStore,
+    is_loaded_meanwhile: bool,
 ) -> Upload:
     """As `reading.read_and_store`, with the help of other tasks where the table is large enough.
     They may come and go at any time; without them this process reads all rows.
 
     Raises Fenced where another extraction has begun meanwhile.
     """
-    count = READERS * attempt.table.extract_tasks
-    conditions = stream.page_ranges(source, described, count)
-    is_shared = rows.action == "replace" and not rows.sample
-    if not is_shared or len(conditions) == 1:
-        return read_and_store(source, described, rows, store)
+    conditions = []
+    if rows.action == "replace" and not rows.sample:
+        count = READERS * attempt.table.extract_tasks
+        conditions = stream.page_ranges(source, described, count)
+    if len(conditions) < 2:
+        return read_and_store(source, described, rows, store, is_loaded_meanwhile)
     fenced = attempt.take_fence_once()
     read = SharedRead(
         prefix=fenced.prefix,
@@ -120,10 +122,9 @@ def read_together(
         format=store.layout.format,
         columns=described.columns,
         key=described.key,
-        is_hashed=rows.where == "",
     )
     book = _Book(attempt.warehouse, attempt.pipeline, attempt.table)
-    ranges = _Ranges(book, read, store, "")
+    ranges = _Ranges(book, read, store, "", 1 if is_loaded_meanwhile else READERS)
     # No other session can have it: the prefix, which is hashed with the rest, is new.
     source.execute(f"SELECT {_lock_of_extract(read)}")
     book.use(lambda session: book.reads.offer(session, read))
@@ -188,7 +189,7 @@ class _Book:
 class _Ranges:
     """The ranges of a shared read, as one process reads them."""
 
-    def __init__(self, book: _Book, read: SharedRead, store: PartStore, reader: str):
+    def __init__(self, book: _Book, read: SharedRead, store: PartStore, reader: str, sessions: int):
         self._book = book
         self.count = len(read.conditions)
         self.slowest = 0.0
@@ -198,6 +199,7 @@ class _Ranges:
         self._read = read
         self._store = store
         self._reader = reader
+        self._sessions = sessions
 
     def read(
         self,
@@ -212,7 +214,7 @@ class _Ranges:
         jobs = [self._job(number, lock(number), writers) for number in numbers]
         try:
             wire = self._store.layout.wire
-            counts = stream.copy_parallel(session, jobs, wire, READERS, snapshot)
+            counts = stream.copy_parallel(session, jobs, wire, self._sessions, snapshot)
             if counts is None:
                 with _in_snapshot(session, snapshot):
                     for job in jobs:
@@ -318,7 +320,7 @@ def _help(step: TableStep, number: int, book: _Book, read: SharedRead) -> Outcom
     # No load gets this number, and so no other process.
     first = book.use(ledger.draw_number) * _PARTS_PER_PROCESS
     store = PartStore(step.servers.lake, lambda: read.prefix, layout, step.progress, first=first)
-    ranges = _Ranges(book, read, store, str(number))
+    ranges = _Ranges(book, read, store, str(number), READERS)
 
     def lock(number: int) -> str:
         # NULL where the extract task is gone, this is not the server that it reads from, or the

@@ -214,7 +214,7 @@ class LoadTransaction:
         if max_shrink is None and rows and not self.has_unknown_rows:
             # Most full loads bring about as many rows as the last. Counting the target's is a scan.
             known = integrity.rows_by_ledger(self.session, self.target)
-            if rows >= known * (1 - apply.DEFAULT_MAX_SHRINK):
+            if known - rows <= apply.most_of(known, apply.DEFAULT_MAX_SHRINK):
                 return
         apply.refuse_shrinking(self.session, rows, self.target, max_shrink, live)
 

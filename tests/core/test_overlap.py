@@ -197,24 +197,28 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found = []
     copy_parallel = stream.copy_parallel
 
-    def copy(source: Session, jobs: list[Job], wire: WireFormat, readers: int) -> object:
+    def copy(
+        source: Session, jobs: list[Job], wire: WireFormat, readers: int, snapshot: str = ""
+    ) -> object:
         found.append((len(jobs), readers))
-        return copy_parallel(source, jobs, wire, readers)
+        return copy_parallel(source, jobs, wire, readers, snapshot)
 
     monkeypatch.setattr(stream, "copy_parallel", copy)
     monkeypatch.setattr(stream, "_LEAST_BYTES", 32 << 10)
     return found
 
 
+@pytest.mark.parametrize("options", [{}, {"extract_tasks": 2}])
 def test_what_is_loaded_meanwhile_is_read_by_one_session(
-    shop: Project, begun: Early, sessions: list[tuple[int, int]]
+    shop: Project, begun: Early, sessions: list[tuple[int, int]], options: dict[str, object]
 ) -> None:
-    shop.succeed(**only("whole"))
+    shop.spec({"whole": options})
+    shop.succeed()
     assert begun.parts
     [(ranges, readers)] = sessions
     assert (ranges > 1, readers) == (True, 1)
     sessions.clear()
-    shop.spec({"whole": {"overlap": False}})
+    shop.spec({"whole": {**options, "overlap": False}})
     shop.succeed(full_refresh=frozenset({"whole"}))
     assert sessions == [(ranges, 2)]
     assert is_right(shop, "whole")
