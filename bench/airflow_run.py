@@ -8,8 +8,6 @@ from datetime import datetime
 
 from demo.airflow import Airflow
 
-_PAGE = 100
-
 
 @dataclass(frozen=True, kw_only=True)
 class DagRun:
@@ -45,14 +43,9 @@ def run_dag(airflow: Airflow, dag_id: str) -> DagRun:
 
 def _spans(airflow: Airflow, dag_id: str, run_id: str) -> Iterator[tuple[float, float]]:
     """When each task has begun and ended that had a process."""
-    path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances"
-    offset, total = 0, 1
-    while offset < total:
-        page = airflow.api.call("GET", path, params={"limit": _PAGE, "offset": offset})
-        for task in page["task_instances"]:
-            if task["try_number"] > 0:
-                yield _seconds(task["start_date"]), _seconds(task["end_date"])
-        offset, total = offset + _PAGE, page["total_entries"]
+    for task in airflow.api.task_entries(dag_id, run_id):
+        if task["try_number"] > 0:
+            yield _seconds(task["start_date"]), _seconds(task["end_date"])
 
 
 def _seconds(moment: str) -> float:

@@ -6,7 +6,6 @@ trigger to the run's end go: before the first task has a process, in this task, 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -45,16 +44,10 @@ def _measure(place: World, bundle: Path, times: int, setting: str) -> list[Recor
     source = data.flights(place, "demo")
     dag.copy_bundle(bundle)
     shutil.copytree(job.ROOT / "pipelines", bundle / "pipelines")
-    lake = {
-        "conn_type": "generic",
-        "login": place.s3["access_key"],
-        "password": place.s3["secret_key"],
-        "extra": {"endpoint_url": place.s3["endpoint"]},
-    }
     extra = {
         "AIRFLOW_CONN_FLIGHTS_SOURCE": source.dsn,
         "AIRFLOW_CONN_WAREHOUSE": place.new_warehouse("dag_idle"),
-        "AIRFLOW_CONN_LAKE": json.dumps(lake),
+        "AIRFLOW_CONN_LAKE": job.lake_connection(place),
         "AIRFLOW_CONN_SLACK": "slackwebhook://:no@127.0.0.1:9",
         # Nothing but the measured runs.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",

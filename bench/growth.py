@@ -62,17 +62,17 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part]
 
 
+def _record(case: str, name: str, size: int, seconds: list[float]) -> Record:
+    return Record(
+        bench="growth", case=case, contender=f"{name}, {size}", unit="s", values=tuple(seconds)
+    )
+
+
 def _rows(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
     stage = Stage(place, data.shape(place, "large", size), folder)
     for contender in (job.limit(), job.ours("auto")):
-        values = tuple(stage.full(contender).wall for _ in range(times))
-        yield Record(
-            bench="growth",
-            case="rows",
-            contender=f"{contender.name}, {size}",
-            unit="s",
-            values=values,
-        )
+        walls = [stage.full(contender).wall for _ in range(times)]
+        yield _record("rows", contender.name, size, walls)
 
 
 def _shares(place: World, folder: Path, per_cent: list[int], times: int) -> Iterator[Record]:
@@ -88,13 +88,7 @@ def _shares(place: World, folder: Path, per_cent: list[int], times: int) -> Iter
             for contender, usage in changed(stage, source, share / 100, who):
                 walls.setdefault(contender.name, []).append(round(usage.wall, 4))
         for name, values in walls.items():
-            yield Record(
-                bench="growth",
-                case="share",
-                contender=f"{name}, {share}",
-                unit="s",
-                values=tuple(values),
-            )
+            yield _record("share", name, share, values)
 
 
 def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
@@ -104,13 +98,7 @@ def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Recor
         first.append(stage.full(ours).wall)
         unchanged.append(stage.increment(ours, ("", "")).wall)
     for name, values in (("first run", first), ("nothing new", unchanged)):
-        yield Record(
-            bench="growth",
-            case="tables",
-            contender=f"{name}, {size}",
-            unit="s",
-            values=tuple(values),
-        )
+        yield _record("tables", name, size, values)
 
 
 def _specs(size: int, times: int) -> Iterator[Record]:
@@ -124,9 +112,7 @@ def _specs(size: int, times: int) -> Iterator[Record]:
                 cache = Path(folder) / f"cache{number}"
                 found.append(factory.child("all", Path(folder) / "project", cache=cache)["s"])
     for name, found in values.items():
-        yield Record(
-            bench="growth", case="specs", contender=f"{name}, {size}", unit="s", values=tuple(found)
-        )
+        yield _record("specs", name, size, found)
 
 
 if __name__ == "__main__":

@@ -146,17 +146,22 @@ def _project(
     (home / "pipeline.yml").write_text(json.dumps(spec))
 
 
-def _env(world: World, job: Job) -> dict[str, str]:
-    lake = {
+def lake_connection(world: World) -> str:
+    """The connection `lake`, as Airflow's environment variables take it."""
+    fields = {
         "conn_type": "generic",
         "login": world.s3["access_key"],
         "password": world.s3["secret_key"],
         "extra": {"endpoint_url": world.s3["endpoint"]},
     }
+    return json.dumps(fields)
+
+
+def _env(world: World, job: Job) -> dict[str, str]:
     return os.environ | {
         "AIRFLOW_CONN_BENCH_SOURCE": job.source,
         "AIRFLOW_CONN_WAREHOUSE": job.warehouse,
-        "AIRFLOW_CONN_LAKE": json.dumps(lake),
+        "AIRFLOW_CONN_LAKE": lake_connection(world),
     }
 
 

@@ -115,6 +115,11 @@ class Api:
 
     def tasks(self, dag_id: str, run_id: str) -> list[Task]:
         """Every task of a run, in the order of their ids."""
+        found = [_task(entry) for entry in self.task_entries(dag_id, run_id)]
+        return sorted(found, key=lambda task: task.task_id)
+
+    def task_entries(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Every task of a run, as Airflow answers."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         found: list[dict[str, Any]] = []
         total = 1
@@ -123,7 +128,7 @@ class Api:
                 "GET", path, params={"limit": 100, "offset": len(found), "order_by": "id"}
             )
             found, total = found + page["task_instances"], page["total_entries"]
-        return sorted((_task(entry) for entry in found), key=lambda task: task.task_id)
+        return found
 
     def wait(
         self,
