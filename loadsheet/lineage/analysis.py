@@ -114,7 +114,7 @@ def _analyze(session: PinnedSession, pipeline: Pipeline, transform: Transform) -
     row = session.execute(_TREE).fetchone()
     view = session.execute(f"SELECT 'pg_temp.{_VIEW}'::pg_catalog.regclass::oid").fetchone()
     assert row and view
-    ((query,),) = nodes.parse(row[0])
+    query = nodes.query_of(row[0])
     own = _tables(session, view)[view[0]]
     columns = {}
     for number, (name, type_name) in own.columns.items():

@@ -87,7 +87,7 @@ def why_late(views: Sequence[View]) -> str:
     """Why a row may appear late in one of these views, for messages; empty where none can. The
     first view is the one that is read, the others are below it."""
     for view in views:
-        ((query,),) = nodes.parse(view.action)
+        query = nodes.query_of(view.action)
         try:
             _Walk(view.functions).query(query, is_inner=view is not views[0])
         except _Late as found:
@@ -220,7 +220,7 @@ def _is_no_limit(name: str, query: Node) -> bool:
         return False
     if value["constisnull"] == "true":
         return True
-    digits = set(value.fields["constvalue"][2:-1])
+    digits = set(value.fields.get("constvalue", [])[2:-1])
     return name == "limitOffset" and digits == {"0"}
 
 

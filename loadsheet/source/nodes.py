@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadsheet.errors import Refused
+from loadsheet.wording import shortened
+
 # A backslash takes the meaning from the next character. All braces and blanks in names have one.
 _TOKEN = re.compile(r"[(){}]|(?:\\.|[^\s(){}\\])+", re.DOTALL)
 _FIRST_BYTES_OF_TEXT = 4
@@ -57,7 +60,31 @@ class Node:
             return ""
 
 
-def parse(text: str) -> list[Any]:
+def expression_of(text: str) -> Any:
+    """The expression that a server's catalog holds as `text`. Raises Refused for a text that
+    PostgreSQL does not write."""
+    found = _parse(text)
+    if len(found) != 1:
+        raise _unknown(text)
+    return found[0]
+
+
+def query_of(text: str) -> Node:
+    """The query of a view, from its rule. Raises Refused as `expression_of` does."""
+    queries = expression_of(text)
+    if not (isinstance(queries, list) and len(queries) == 1 and isinstance(queries[0], Node)):
+        raise _unknown(text)
+    return queries[0]
+
+
+def _unknown(text: str) -> Refused:
+    return Refused(
+        "a catalog of the server holds an expression that is not as PostgreSQL stores it:"
+        f" {shortened(text)}: connect to the server itself, or report this"
+    )
+
+
+def _parse(text: str) -> list[Any]:
     """What is in `text`: nodes, lists and words. Without recursion, because trees are deep."""
     into: list[Any] = []
     outer: list[list[Any]] = []
@@ -66,6 +93,8 @@ def parse(text: str) -> list[Any]:
             outer.append(into)
             into = []
         elif token in (")", "}"):
+            if not outer or (token == "}" and not into):
+                raise _unknown(text)
             found: Any = into
             if token == "}":
                 found = _node(into)
@@ -73,6 +102,8 @@ def parse(text: str) -> list[Any]:
             into.append(found)
         else:
             into.append(token)
+    if outer:
+        raise _unknown(text)
     return into
 
 

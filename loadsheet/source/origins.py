@@ -190,11 +190,11 @@ class _Walk:
             seen.add(how)
             place = f"{name}.{column}"
             if view is not None:
-                self._output(_Scope(name, _query(view)), attnum, wanted)
+                self._output(_Scope(name, nodes.query_of(view)), attnum, wanted)
             elif not wanted.is_met(type_name):
                 raise self._shifted(f"it is read from {place}, which is {type_name}")
             if generated is not None:
-                (expression,) = nodes.parse(generated)
+                expression = nodes.expression_of(generated)
                 where = f"{place} is generated"
                 self._expression(expression, wanted, where, partial(self._own, oid))
             elif default is not None:
@@ -325,13 +325,6 @@ class _Walk:
         if self._other_zone is not None and zones.is_zoneless(without_modifier(self._column.type)):
             text += f", or its time zone (incremental.time_zone: {self._other_zone})"
         return _Shifted(text)
-
-
-def _query(view: str) -> Node:
-    """The query of a view's rule."""
-    ((query,),) = nodes.parse(view)
-    assert isinstance(query, Node)
-    return query
 
 
 def _branches(union: Node) -> Iterator[int]:
