@@ -70,7 +70,10 @@ class S3Server(Managed):
 
     def _command(self) -> list[str]:
         # --no-cleanup: removing a folder with its last object would race with a client that stores
-        # the next object there.
+        # the next object there. --ignore-checksum, --no-checksum: rclone takes the MD5 of an object
+        # for its ETag, as MinIO does, and then twice more to compare what it wrote with what it
+        # got, and once more with each answer. Loadsheet compares the SHA-256 of what it reads. To
+        # store a MB takes 2.8 ms of CPU instead of 6, to send one 2.3 instead of 3.4.
         command = [
             str(_rclone()),
             "serve",
@@ -86,6 +89,8 @@ class S3Server(Managed):
             "--vfs-cache-mode",
             "off",
             "--no-cleanup",
+            "--ignore-checksum",
+            "--no-checksum",
             "--log-level",
             "NOTICE",
         ]
