@@ -386,7 +386,8 @@ def _read(
 ) -> Upload:
     """Read all of `rows` and store them."""
     if attempt.table.extract_tasks == 1:
-        return read_and_store(source, described, rows, store, is_loaded_meanwhile)
+        is_hashed = news.is_compared(attempt, rows)
+        return read_and_store(source, described, rows, store, is_hashed, is_loaded_meanwhile)
     from loadsheet.engine import shared_reading  # few tables are that large
 
     return shared_reading.read_together(
@@ -409,7 +410,8 @@ def _read_little(
         return Upload([], [])
     if not is_small(source, described):
         raise HasNews
-    return read_and_store(source, described, rows, store)
+    is_hashed = news.is_compared(attempt, rows)
+    return read_and_store(source, described, rows, store, is_hashed)
 
 
 def _discard(attempt: Attempt, upload: Upload) -> None:

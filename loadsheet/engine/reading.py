@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 # rows as fast as the load's COPY takes them. A second one would only take the CPU from that COPY:
 # of 3 M rows, on two cores, 6.7 s with one and 7.8 with two.
 READERS = 2
+# The first part of a table that is loaded meanwhile. The load waits for it, and of a part of full
+# size that would be a third of a second.
+_FIRST_BYTES = 1 << 20
 _IS_SMALL = """
 SELECT pg_table_size(oid) <= %s FROM pg_class
 WHERE oid = %s AND relkind = 'r' AND NOT relhassubclass
@@ -119,31 +122,33 @@ def read_and_store(
     described: SourceTable,
     rows: Selection,
     store: PartStore,
+    is_hashed: bool = False,
     is_loaded_meanwhile: bool = False,
 ) -> Upload:
     """Read `rows` of the table in the open snapshot and cut them into parts. Further sessions help
-    with many rows, one of them where the rows are also loaded meanwhile.
+    with many rows, one of them where the rows are also loaded meanwhile. The upload of a whole
+    table has the hash of its content if `is_hashed`.
 
     Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
     """
     # Of Parquet, each reader holds Arrow's copy of a part, too.
     most_readers = 1 if store.layout.format == "parquet" else READERS
     readers = 1 if is_loaded_meanwhile else most_readers
-    # The hash of a table is made of its ranges', so these do not depend on how it is loaded.
-    is_hashed = rows.where == ""
     conditions = ["TRUE"]
     if rows.action == "replace":
+        # The hash of a table is made of its ranges', so these do not depend on how it is loaded.
         range_readers = most_readers if is_hashed else readers
         conditions = stream.page_ranges(source, described, range_readers)
     contents = []
-    writers = []
+    writers: list[PartWriter] = []
     jobs = []
     for condition in conditions:
         content = None
         if is_hashed:
             content = content_hash(described.columns, described.key)
             contents.append(content)
-        writer = PartWriter(store, content)
+        is_awaited = is_loaded_meanwhile and not writers
+        writer = PartWriter(store, content, _FIRST_BYTES if is_awaited else PART_BYTES)
         writers.append(writer)
         tests = (rows.where, rows.sample, condition)
         is_range = len(conditions) > 1

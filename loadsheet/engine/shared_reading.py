@@ -31,6 +31,7 @@ from typing import TypeVar
 import psycopg
 
 from loadsheet.deadline import remaining
+from loadsheet.engine import news
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import (
     READERS,
@@ -108,8 +109,9 @@ def read_together(
     if rows.action == "replace" and not rows.sample:
         count = READERS * attempt.table.extract_tasks
         conditions = stream.page_ranges(source, described, count)
+    is_hashed = news.is_compared(attempt, rows)
     if len(conditions) < 2:
-        return read_and_store(source, described, rows, store, is_loaded_meanwhile)
+        return read_and_store(source, described, rows, store, is_hashed, is_loaded_meanwhile)
     fenced = attempt.take_fence_once()
     read = SharedRead(
         prefix=fenced.prefix,
@@ -119,6 +121,7 @@ def read_together(
         relation=described.relation,
         where=rows.where,
         conditions=tuple(conditions),
+        is_hashed=is_hashed,
         format=store.layout.format,
         columns=described.columns,
         key=described.key,

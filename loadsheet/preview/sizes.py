@@ -87,7 +87,7 @@ def content_sha256(
     # One snapshot, as in the extract. Otherwise the readers' rows may not belong together.
     with session.snapshot():
         session.fix_snapshot()
-        stored = read_and_store(session, source, to_read, store)
+        stored = read_and_store(session, source, to_read, store, is_hashed=to_read.where == "")
     stored.abandon()
     return stored.content_sha256
 

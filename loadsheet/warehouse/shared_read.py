@@ -62,12 +62,8 @@ class SharedRead:
     format: FileFormat
     columns: tuple[Column, ...]
     key: tuple[str, ...]
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether the extraction needs the hash of each range's rows, as of a table that is read
-        whole."""
-        return self.where == ""
+    is_hashed: bool
+    """Whether the extraction needs the hash of each range's rows."""
 
     @cached_property
     def sha256(self) -> str:

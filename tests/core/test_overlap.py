@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from loadsheet.engine import early, seal
+from loadsheet.engine import early, reading, seal
 from loadsheet.engine.execute import execute
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.lake import parts
@@ -39,6 +39,7 @@ INSERT INTO merged SELECT i, md5(i::text) FROM generate_series(1, 2000) i;
 INSERT INTO log SELECT md5(i::text) FROM generate_series(1, 2000) i;
 INSERT INTO whole SELECT i, md5(i::text) FROM generate_series(1, 2000) i;
 """
+MANY = "INSERT INTO merged SELECT i, md5(i::text) FROM generate_series(2001, 40000) i"
 CHANGE = """
 UPDATE merged SET what = md5(what), at = clock_timestamp();
 INSERT INTO merged SELECT 2000 + i, 'new' FROM generate_series(1, 3) i;
@@ -189,6 +190,71 @@ def test_a_table_of_one_part_does_not_begin_early(
     shop.succeed()
     assert begun.parts == []
     assert is_right(shop)
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the parts, in the order in which they went to the lake."""
+    found = []
+    put = Lake.put
+
+    def note(lake: Lake, name: str, data: bytes) -> None:
+        if "/part-" in name:
+            found.append(len(data))
+        put(lake, name, data)
+
+    monkeypatch.setattr(Lake, "put", note)
+    return found
+
+
+def test_the_first_parts_of_what_is_loaded_meanwhile_are_small(
+    shop: Project, begun: Early, stored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load waits for the first part."""
+    least = [64 << 10, 128 << 10, 256 << 10]
+    monkeypatch.setattr(parts, "PART_BYTES", least[2])
+    monkeypatch.setattr(parts, "_UPLOADS", 1)
+    monkeypatch.setattr(reading, "_FIRST_BYTES", least[0])
+    shop.in_source(MANY)
+    shop.succeed(**only("merged"))
+    assert begun.parts and is_right(shop, "merged")
+    assert least[0] <= stored[0] < least[1] <= stored[1] < least[2] <= stored[2]
+    stored.clear()
+    shop.spec({"merged": {**TABLES["merged"], "overlap": False}})
+    shop.succeed(**only("merged", full_refresh=frozenset({"merged"})))
+    assert stored[0] >= least[2]
+
+
+def test_two_parts_of_a_reader_are_stored_at_a_time(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.in_source(MANY)
+    shop.spec({"merged": {**TABLES["merged"], "overlap": False}})
+    both = threading.Barrier(2)
+    now: list[str] = []
+    most = []
+    put = Lake.put
+
+    def meet(lake: Lake, name: str, data: bytes) -> None:
+        now.append(name)
+        most.append(len(now))
+        # The first two wait for each other; one at a time would wait in vain.
+        if name.endswith(("part-00000.bin.zst", "part-00001.bin.zst")):
+            both.wait(20)
+        put(lake, name, data)
+        now.remove(name)
+
+    monkeypatch.setattr(Lake, "put", meet)
+    shop.succeed(**only("merged"))
+    assert max(most) == 2 and len(most) > 4
+    assert is_right(shop, "merged")
+
+
+def test_only_a_table_without_a_cursor_has_the_hash_of_its_content(shop: Project) -> None:
+    """It is compared with that of the next run, where there is no other way to know what is new."""
+    shop.succeed()
+    hashed = shop.in_warehouse("SELECT table_name FROM loadsheet.scope WHERE content_sha256 <> ''")
+    assert hashed == [("whole",)]
 
 
 @pytest.fixture
