@@ -22,12 +22,13 @@ _current: ContextVar[_Limit | None] = ContextVar("limit", default=None)
 
 @contextlib.contextmanager
 def limited(what: str, limit: timedelta) -> Iterator[None]:
-    """Within the block, connections that were given to `watch` live at most `limit`. Raises
-    TimedOut in place of the errors that shutting them causes.
+    """Within the block, connections that were given to `watch` live at most `limit`, and within
+    another limit not longer than that one has left. Raises TimedOut in place of the errors that
+    shutting them causes, and where no time is left.
 
     `what` names the step, for the error.
     """
-    current = _Limit(what, limit.total_seconds())
+    current = _Limit(what, min(limit.total_seconds(), remaining()))
     token = _current.set(current)
     try:
         with current.ticking():

@@ -42,6 +42,7 @@ FEWEST = 3
 """Of fewer tables, each step's own questions cost no more."""
 # All are locked at the same time, and a server has room for 6,400 locks by default.
 _AT_ONCE = 100
+# Or the limit of a step, where that is shorter: nothing may wait for a server longer than it.
 _LONGEST = timedelta(minutes=1)
 
 
@@ -56,7 +57,7 @@ def find_nothing_new(
         return found
     try:
         with (
-            limited("looking for tables without news", _LONGEST),
+            limited("looking for tables without news", min(_LONGEST, pipeline.tasks.timeout)),
             servers.source() as source,
             servers.warehouse() as warehouse,
         ):

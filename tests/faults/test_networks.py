@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import NoReturn, get_args
@@ -20,6 +20,7 @@ import pytest
 from minio import Minio
 
 from loadsheet import postgres
+from loadsheet.engine import nothing_new
 from loadsheet.errors import Refused, TimedOut, Unavailable
 from tests.byhand import ByHand
 from tests.faults.changing import Changing, errors
@@ -233,6 +234,52 @@ def test_without_a_limit_a_dead_line_is_waited_on_for_ever(
 def silent_before(statement: bytes) -> Watch:
     """The line falls silent just before `statement`."""
     return lambda way, data: Fault("stall") if way == "to_server" and statement in data else None
+
+
+LOOKED_AT = b"MODE NOWAIT"
+"""Only the look at all tables, before the steps of a run, locks them like this."""
+
+
+@pytest.fixture
+def looking(networked: Networked) -> Iterator[Networked]:
+    """With enough tables for a look at all of them, during which the source falls silent."""
+    networked.project.in_source("CREATE TABLE kind (id int PRIMARY KEY, what text)")
+    networked.tables["kind"] = {}
+    networked.succeed()
+    networked.change()
+    with Proxy(networked.proxies["shop_source"].target, silent_before(LOOKED_AT)) as silent:
+        networked.ports["shop_source"] = silent.port
+        networked.proxies["shop_source"] = silent
+        yield networked
+
+
+def test_a_source_that_falls_silent_in_the_look_of_a_run_holds_it_up_no_longer_than_a_step(
+    looking: Networked, tally: Line
+) -> None:
+    """It was a minute, whatever the limit. Then the steps do their work."""
+    began = time.monotonic()
+    assert not errors(looking.run(timeout=4))
+    assert 4 <= time.monotonic() - began < 4 + GRACE
+    assert looking.proxies["shop_source"].struck == 1
+    tally("network: stall on the line to the source").add(*looking.judge())
+
+
+def test_a_look_without_a_limit_waits_for_a_silent_source(
+    looking: Networked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    monkeypatch.setattr(nothing_new, "limited", lambda *of: nullcontext())
+    ended = threading.Event()
+
+    def run() -> None:
+        looking.run(timeout=1)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert not ended.wait(1 + GRACE)
+    assert looking.proxies["shop_source"].struck == 1
+    looking.proxies["shop_source"].cut()
+    assert ended.wait(60)
 
 
 def locks(project: Project) -> int:
