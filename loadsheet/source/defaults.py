@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from loadsheet.sql.types import TIME_TYPES, without_modifier
 
-_STRING = r"'(?:[^']|'')*'"
+# Of a name with a backslash the server makes an E'' string. Quotes are doubled there as well.
+_STRING = r"E?'(?:[^']|'')*'"
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _LITERAL = rf"(?:{_STRING}|{_NUMBER}|\({_NUMBER}\))"
 _TYPE = r"[a-z]+(?: [a-z]+)*(?:\(\d+(?:,\d+)?\))?(?: [a-z]+)*"

@@ -81,6 +81,11 @@ KNOWN: dict[str, Case] = {
     "zero": (column("at int DEFAULT 0"), {}),
     "minus one": (column("at int DEFAULT -1"), {}),
     "a sequence": ("CREATE SEQUENCE s;" + column("at bigint DEFAULT nextval('s')"), {}),
+    "a sequence with quotes and a backslash": (
+        """CREATE SEQUENCE "it's a \\";"""
+        + column("""at bigint DEFAULT nextval('"it''s a \\"')"""),
+        {},
+    ),
     "a cast sequence": ("CREATE SEQUENCE s;" + column("at int DEFAULT nextval('s')::int"), {}),
     "a numeric sequence": ("CREATE SEQUENCE s;" + column("at numeric DEFAULT nextval('s')"), {}),
     "unix seconds": (column("at bigint DEFAULT extract(epoch FROM now())"), {}),
@@ -210,6 +215,10 @@ UNKNOWN: dict[str, tuple[str, str]] = {
         "t.made has the default",
     ),
     "a sequence's rest": ("CREATE SEQUENCE s;" + column("at int DEFAULT nextval('s') % 10"), "% "),
+    "a sequence with a backslash and its rest": (
+        """CREATE SEQUENCE "s\\";""" + column("""at int DEFAULT nextval('"s\\"') % 10"""),
+        "% ",
+    ),
     "a sequence's tenth": ("CREATE SEQUENCE s;" + column("at int DEFAULT nextval('s') / 10"), "/ "),
     "a negative sequence": ("CREATE SEQUENCE s;" + column("at int DEFAULT -nextval('s')"), "- "),
     "the current number": (
