@@ -101,7 +101,11 @@ def _checked(connection: Connection, name: str, value: Any) -> str:
     if name not in known():
         meant = closest(name, known())
         hint = f"did you mean {meant!r}?" if meant else "its extra sets the parameters of libpq"
-        raise _wrong(connection, f"has the extra {name!r}, which libpq does not know ({hint})")
+        # An older one does not know what PostgreSQL's manual of today lists.
+        version = pq.version() // 10_000
+        raise _wrong(
+            connection, f"has the extra {name!r}, which libpq {version} does not know ({hint})"
+        )
     if isinstance(value, bool):
         value = int(value)
     if not isinstance(value, (str, int, float)):

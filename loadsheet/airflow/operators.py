@@ -36,6 +36,7 @@ from loadsheet.airflow.notes import write_note
 from loadsheet.airflow.shown import show
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
+from loadsheet.installed import unusable
 from loadsheet.plan.steps import Step, step_id
 from loadsheet.redact import clean, on_one_line, summary, visible
 from loadsheet.wording import counted
@@ -97,7 +98,12 @@ def _exception_type(retryable: bool) -> type[AirflowException]:
 
 
 def _unexplained(error: Exception) -> AirflowException:
-    """The exception for an error that the core did not explain: a server's, or a bug."""
+    """The exception for an error that the core did not explain: a server's, a package's that cannot
+    be used here, or a bug."""
+    missing = unusable(error)
+    if missing:
+        # The next try may be on another worker, which has it.
+        return AirflowException(missing)
     # needs the drivers, which parsing a DAG file does not
     from loadsheet.engine.diagnosis import diagnose
 

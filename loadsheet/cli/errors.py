@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from loadsheet.cli.output import show
 from loadsheet.errors import InputError, LoadsheetError, SpecError
+from loadsheet.installed import unusable
 from loadsheet.project.folder import relative_problem
 from loadsheet.redact import hanging, masked, summary, visible
 from loadsheet.wording import LONGEST_MESSAGE, counted, shortened
@@ -61,14 +62,23 @@ def reported() -> Iterator[None]:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether `error` is no bug: one of ours, a server's, the network's or the disk's."""
-    return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
+    """Whether `error` is no bug: one of ours, a server's, the network's or the disk's, or of a
+    package that cannot be used here."""
+    # A driver is asked about last: to ask needs the drivers.
+    return (
+        isinstance(error, LoadsheetError)
+        or unusable(error) is not None
+        or _diagnosis(error) is not None
+    )
 
 
 def describe_error(error: BaseException) -> str:
     """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
         return visible(shortened(masked(str(error)), LONGEST_MESSAGE))
+    missing = unusable(error)
+    if missing:
+        return missing
     diagnosis = _diagnosis(error)
     if diagnosis is None:
         return summary(error)
