@@ -24,6 +24,7 @@ from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowNotFoundException,
     AirflowSkipException,
+    AirflowTaskTimeout,
 )
 
 from loadsheet.airflow import log_escaping, metrics
@@ -417,6 +418,10 @@ class HelpExtractOperator(StepOperator):
         except LoadsheetError as error:
             _log.warning("%s", on_one_line(str(error)))
             return skipped(f"could not help: {on_one_line(str(error))}")
+        except AirflowTaskTimeout:
+            # Airflow's limit is as long as the engine's, and begins before it. A reader's may end
+            # before its extract's, for which it has waited.
+            return skipped("could not help any longer: its time is up (tasks.timeout)")
 
 
 class EarlierTaskFailed(AirflowFailException):

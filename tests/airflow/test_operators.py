@@ -17,10 +17,13 @@ import psycopg
 import pytest
 from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
 from airflow.sdk.exceptions import (
+    AirflowException,
     AirflowFailException,
     AirflowSkipException,
+    AirflowTaskTimeout,
     DownstreamTasksSkipped,
 )
+from airflow.sdk.execution_time.timeout import timeout
 
 import loadsheet.engine.execute
 from loadsheet.airflow import look
@@ -30,6 +33,7 @@ from loadsheet.airflow.look import LookOperator
 from loadsheet.airflow.operators import (
     BrokenSpecOperator,
     CreateBucketOperator,
+    HelpExtractOperator,
     MinioToPostgresOperator,
     NotExtracted,
     PostgresToMinioOperator,
@@ -71,9 +75,10 @@ class Engine:
         request: Any,
         connections: Any,
         *,
-        load_id: Any,
+        load_id: Any = None,
         progress: Any,
-        verify: Any,
+        verify: Any = None,
+        is_over: Any = None,
     ) -> Outcome:
         self.asked.append(SimpleNamespace(**locals()))
         progress(1000, 5_000_000)
@@ -256,6 +261,41 @@ def test_nothing_new_skips_the_task(engine: Engine, spec: str) -> None:
     engine.answer = lambda: skipped("nothing above 2026-01-01")
     with pytest.raises(AirflowSkipException, match="nothing above 2026-01-01"):
         execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+def takes_too_long() -> Outcome:
+    time.sleep(20)
+    return DONE
+
+
+def test_a_reader_whose_time_is_up_is_skipped_and_does_not_fail_the_run(
+    engine: Engine, spec: str
+) -> None:
+    """Its time begins while it waits for the extract, which may still end in time."""
+    engine.answer = takes_too_long
+    reader = HelpExtractOperator(task_id="t", spec=spec, name="bookings", number=2)
+    with timeout(0.5), pytest.raises(AirflowSkipException, match="its time is up"):
+        execute(reader, context())
+
+
+def test_an_extract_whose_time_is_up_fails(engine: Engine, spec: str) -> None:
+    """The negative control."""
+    engine.answer = takes_too_long
+    extract = PostgresToMinioOperator(task_id="t", spec=spec, name="bookings")
+    with pytest.raises(AirflowTaskTimeout), timeout(0.5):
+        execute(extract, context())
+
+
+def test_a_package_that_a_worker_lacks_is_named_and_another_worker_may_try(
+    engine: Engine, spec: str
+) -> None:
+    def lacks() -> Outcome:
+        raise ImportError("no pq wrapper available", name="psycopg")
+
+    engine.answer = lacks
+    with pytest.raises(AirflowException, match="the package psycopg cannot be used") as failed:
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+    assert not isinstance(failed.value, AirflowFailException)
 
 
 def test_a_broken_spec_fails_without_a_retry(engine: Engine, spec: str) -> None:
