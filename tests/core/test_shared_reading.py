@@ -17,7 +17,7 @@ from loadsheet.engine import reading, shared_reading
 from loadsheet.lake import parts
 from loadsheet.outcome import Outcome
 from loadsheet.source import stream
-from loadsheet.sql.text import Relation
+from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse.shared_read import SharedReads
 from tests.byhand import ByHand, Worker
 from tests.faults.oracle import judge
@@ -321,6 +321,52 @@ def test_the_content_of_a_table_is_the_same_whoever_has_read_it(item: ByHand) ->
     item.step("load", "one", done(extract).load_id)
     again = done(item.start("extract", "two", prepare=small))
     assert again.skipped and again.message.startswith("nothing new")
+
+
+ODD = 'odd "na\'me" %s {0} \\ $1\n漢 which goes on until it has 63 bytes'
+ODD_SOURCE = f"""
+CREATE DOMAIN amount AS numeric(12, 3);
+CREATE TABLE {ident(ODD)} (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, gone int, {ident(ODD)} text, amount amount,
+    doubled int GENERATED ALWAYS AS (gone * 2) STORED, hidden int GENERATED ALWAYS AS (7) STORED
+);
+INSERT INTO {ident(ODD)} (gone, {ident(ODD)}, amount)
+    SELECT i, md5(i::text), i / 7.0 FROM generate_series(1, {ROWS}) i;
+ALTER TABLE {ident(ODD)} DROP COLUMN doubled, DROP COLUMN gone;
+ALTER TABLE {ident(ODD)} ENABLE ROW LEVEL SECURITY;
+CREATE POLICY few ON {ident(ODD)} USING (id < 10);
+"""
+
+
+def odd_content(schema: str) -> str:
+    """A query of the table's content, as it is in this schema."""
+    row = f"ROW(id, {ident(ODD)}, amount, hidden)::text"
+    rows = f"{schema}.{ident(ODD)}"
+    return f"SELECT count(*), md5(string_agg({row}, ',' ORDER BY id)) FROM {rows}"
+
+
+@pytest.mark.parametrize("prepare", [small, libpq_only])
+def test_a_table_with_odd_names_domains_and_policies_is_read_by_several(
+    project: Project, prepare: Any
+) -> None:
+    project.in_source(ODD_SOURCE)
+    item = ByHand(project, "", {ODD: TABLES["item"]})
+    # Others would see nine rows.
+    project.in_source(f"ALTER ROLE {project.extractor} BYPASSRLS")
+    try:
+        before = project.in_source(odd_content("public"))
+        stop = "extract.part_stored"
+        extract = item.start("extract", "one", stop_at=stop, prepare=prepare, name=ODD)
+        assert extract.wait_until_stopped()
+        project.in_source(f"DELETE FROM {ident(ODD)} WHERE id % 3 = 0")
+        assert done(item.start("read", "one", prepare=prepare, name=ODD)).status == "done"
+        extract.wake()
+        outcome = done(extract)
+        assert "read by 2 tasks" in outcome.message
+        item.step("load", "one", outcome.load_id, name=ODD)
+        assert project.in_warehouse(odd_content("staging")) == before
+    finally:
+        item.close()
 
 
 def test_increments_are_read_by_the_extract_alone_and_a_full_refresh_is_shared(
