@@ -18,7 +18,14 @@ from tests.airflow.world import World, flights_world
 from tests.services import *  # noqa: F403
 
 REPO = Path(__file__).resolve().parents[2]
-SHARING_WORLD = ("test_assets.py", "test_end_to_end.py", "test_shared_extract.py")
+SHARING_WORLD = (
+    "test_assets.py",
+    "test_backfills.py",
+    "test_end_to_end.py",
+    "test_shared_extract.py",
+    # The last: it gives that Airflow other bundles.
+    "test_bundle.py",
+)
 _HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")
 os.environ.update(
     AIRFLOW_HOME=_HOME,
@@ -37,12 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The modules that share `world` come last: its Airflow would go on working beside all others.
     """
-    items.sort(key=lambda item: item.path.name in SHARING_WORLD)
+    items.sort(key=lambda item: _place(item.path.name))
     for item in items:
         if item.path.is_relative_to(REPO / "tests" / "airflow"):
             item.add_marker(
                 pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
             )
+
+
+def _place(module: str) -> int:
+    return SHARING_WORLD.index(module) if module in SHARING_WORLD else -1
 
 
 def pytest_sessionfinish() -> None:

@@ -3,7 +3,6 @@ cleared days, the DAGs that run after each of them, and the command that reads w
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import Counter
@@ -14,11 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from demo.servers import PostgresServer, S3Server
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.status.models import MissingInterval
 from loadsheet.status.warehouse import warehouse_status
-from tests.airflow.world import World, ask, connection, flights_world, wait_for
+from tests.airflow.world import World, ask, connection, wait_for
 from tests.faults.scale import scaled
 
 # As many as Airflow runs tasks at a time here: all of them begin together.
@@ -43,30 +41,18 @@ for name, schedule in SCHEDULES.items():
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
-) -> Iterator[World]:
-    """Airflow has read the pipelines."""
-    project, home = (tmp_path_factory.mktemp(name) for name in ("project", "airflow"))
-    readers = tmp_path_factory.mktemp("readers")
-    (readers / "readers.py").write_text(READERS)
-    bundles = [
-        ("project", "loadsheet.airflow.bundle.LocalPipelineBundle", project),
-        ("readers", "airflow.dag_processing.bundles.local.LocalDagBundle", readers),
-    ]
-    configured = []
-    for name, classpath, folder in bundles:
-        kwargs = {"path": str(folder), "refresh_interval": 1}
-        configured.append({"name": name, "classpath": classpath, "kwargs": kwargs})
-    settings = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(configured)}
-    with flights_world(project, home, postgres, s3, bookings=10, settings=settings) as world:
-        for name in ("each_day", "any_change", "naive"):
-            world.airflow.wait_for_dag(name, 240)
-        yield world
+def read_by_others(world: World) -> Iterator[None]:
+    """Airflow has read the DAGs of the readers. In the end all DAGs are paused."""
+    (world.more_dags / "readers.py").write_text(READERS)
+    for name in ("each_day", "any_change", "naive"):
+        world.airflow.wait_for_dag(name, 240)
+    yield
+    for name in ("daily", "each_day", "any_change", "naive"):
+        world.airflow.api.pause(name)
 
 
 @pytest.fixture(scope="module")
-def scheduled(world: World) -> dict[str, Any]:
+def scheduled(world: World, read_by_others: None) -> dict[str, Any]:
     """The run that the scheduler itself makes of a pipeline that reads by data interval."""
     with psycopg.connect(world.source) as session:
         session.execute(

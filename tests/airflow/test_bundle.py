@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,11 +21,10 @@ import psycopg
 import pytest
 
 from demo.airflow import Airflow
-from demo.servers import PostgresServer, S3Server, SlackReceiver
+from demo.servers import PostgresServer, SlackReceiver
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow import secrets_kept
-from tests.airflow.conftest import REPO
-from tests.airflow.world import ask
+from tests.airflow.world import World, ask
 from tests.granted import End, printed, run_each
 
 BAR = 10.0
@@ -118,13 +117,9 @@ def seen(done: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundles(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
-) -> Iterator[Bundles]:
-    databases = ("flights_source", "warehouse", "airflow")
-    for name in databases:
-        postgres.create_database(name)
-    with psycopg.connect(postgres.dsn("flights_source")) as session:
+def bundles(world: World, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """The processes that know the bundles have started again, with these two and no other."""
+    with psycopg.connect(world.source) as session:
         session.execute("CREATE TABLE t AS SELECT 1 AS id")
     folder, repository = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("repository")
     good = write(folder, "good")
@@ -134,24 +129,17 @@ def bundles(
     write(repository / "elt", "versioned", answer=1)
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message", "first")
-    airflow = Airflow(
-        tmp_path_factory.mktemp("airflow"),
-        REPO,
-        postgres.dsn("airflow"),
-        extra={
-            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
-                configured(folder, repository)
-            )
-        },
+    grant(world.postgres, good)
+    world.slack.messages.clear()
+    airflow = world.airflow
+    airflow.env["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps(
+        configured(folder, repository)
     )
-    with SlackReceiver() as slack, airflow:
-        secrets_kept.add_connections(airflow, postgres, s3, slack)
-        grant(postgres, good)
-        for name in ("good", "edited", "versioned"):
-            airflow.wait_for_dag(name)
-        yield Bundles(airflow, slack, folder, repository, postgres.dsn("warehouse"))
-    for name in databases:
-        postgres.drop_database(name)
+    for component in ("dag-processor", "scheduler"):
+        airflow.restart_component(component)
+    for name in ("good", "edited", "versioned"):
+        airflow.wait_for_dag(name)
+    return Bundles(airflow, world.slack, folder, repository, world.warehouse)
 
 
 def grant(postgres: PostgresServer, file: Path) -> None:

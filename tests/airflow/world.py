@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections import Counter
@@ -120,6 +121,8 @@ class World:
     s3: S3Server
     slack: SlackReceiver
     airflow: Airflow
+    more_dags: Path
+    """A second bundle, for DAG files that are no pipelines."""
 
     @property
     def spec(self) -> Path:
@@ -282,17 +285,36 @@ def flights_world(
         postgres.create_database(name)
     generate(postgres.dsn("flights_source"), bookings)
     project = copy_project(folder)
-    more = {**secrets_kept.environment(home, postgres, s3), **(settings or {})}
+    more_dags = home / "more_dags"
+    more_dags.mkdir()
+    more = {
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles(project, more_dags),
+        **secrets_kept.environment(home, postgres, s3),
+        **(settings or {}),
+    }
     more["LOADSHEET_CACHE"] = str(home / "cache")
     airflow = Airflow(home, project, postgres.dsn("airflow"), extra=more)
     with SlackReceiver() as slack, airflow:
         secrets_kept.add_connections(airflow, postgres, s3, slack)
-        world = World(project, postgres, s3, slack, airflow)
+        world = World(project, postgres, s3, slack, airflow, more_dags)
         world.grant()
         airflow.wait_for_dag(DAG_ID)
         yield world
     for name in names:
         postgres.drop_database(name)
+
+
+def bundles(project: Path, more_dags: Path) -> str:
+    """The bundles of the pipelines and of other DAG files, as Airflow's setting."""
+    places = {
+        "project": ("loadsheet.airflow.bundle.LocalPipelineBundle", project),
+        "more_dags": ("airflow.dag_processing.bundles.local.LocalDagBundle", more_dags),
+    }
+    configured = []
+    for name, (classpath, folder) in places.items():
+        kwargs = {"path": str(folder), "refresh_interval": 1}
+        configured.append({"name": name, "classpath": classpath, "kwargs": kwargs})
+    return json.dumps(configured)
 
 
 def copy_project(folder: Path) -> Path:
