@@ -94,7 +94,7 @@ LATE = {
     "project/conflicts.py": (2, PARSER),
     "project/declared.py": (2, PARSER),
     "source/beneath.py": (2, "only a view needs the SQL parser, which takes 25 ms to import"),
-    "source/stream.py": (3, "asyncpg is needed only for tables above 20,000 rows"),
+    "source/stream.py": (3, "asyncpg is needed only for tables above 50,000 rows"),
     "warehouse/mart_deletes.py": (3, PARSER),
     "spec/compiled.py": (4, CACHED),
     "spec/dependencies.py": (1, CACHED),
