@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Self
 
 import psycopg
@@ -128,6 +129,25 @@ def connect(
         session.close()
         raise
     return session
+
+
+def ask_together(
+    session: Session, *questions: tuple[str, Sequence[Any]]
+) -> list[list[tuple[Any, ...]]]:
+    """The rows of each question, a SELECT with its parameters, in their order: in one statement,
+    which saves a round trip and its CPU time on both sides for each of the others.
+
+    The rows arrive as JSON: texts, booleans, whole numbers and arrays of them come as they are.
+    The columns of a question must have different names.
+    """
+    parts = []
+    values: list[Any] = []
+    for query, its_values in questions:
+        parts.append(f"(SELECT json_agg(part) FROM ({query}) part)")
+        values += its_values
+    row = session.execute(f"SELECT {', '.join(parts)}", values).fetchone()
+    assert row
+    return [[tuple(each.values()) for each in rows or ()] for rows in row]
 
 
 def newer_settings(server_version: int) -> dict[str, str]:

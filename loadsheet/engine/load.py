@@ -22,7 +22,12 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger
 from loadsheet.warehouse.arrival import Begun, NotAsForeseen
-from loadsheet.warehouse.committing import LoadResult, find_committed, load_manifest
+from loadsheet.warehouse.committing import (
+    LoadResult,
+    find_attempt,
+    find_committed,
+    load_manifest,
+)
 from loadsheet.wording import counted
 
 if TYPE_CHECKING:
@@ -121,16 +126,17 @@ class _Load:
 
     def _commit(self, session: Session, begun: Begun | None) -> LoadResult:
         load_id, lake, target = self._load_id, self._lake, self._target
-        if not begun:
-            ledger.ensure(session)
-            committed = find_committed(session, load_id)
-            if committed:  # an earlier try of this step got that far
+        names = (self._pipeline.name, self._table.name, target)
+        # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
+        if begun:
+            sealed = fence.sealed_attempt(session, *names, load_id)
+        else:
+            found = find_attempt(session, *names, load_id)
+            if isinstance(found, LoadResult):  # an earlier try of this step got that far
                 _log.debug("load %s is already committed", load_id)
                 ledger.clear_failure(session, self._pipeline.name, "table", target)
-                return committed
-        # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
-        names = (self._pipeline.name, self._table.name, target)
-        sealed = fence.sealed_attempt(session, *names, load_id)
+                return found
+            sealed = found
         stored = lake.get(sealed.manifest, LONGEST_MANIFEST)
         manifest = read_manifest(stored, sealed.manifest, sealed.sha256)
         reach("load.manifest_read")

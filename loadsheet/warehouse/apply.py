@@ -197,7 +197,8 @@ def _may_change_rows(session: Session, target: Relation) -> bool:
 def append(session: Session, incoming: Relation, target: Relation, load_no: int | None) -> Effect:
     """Insert all rows of `incoming` into the target."""
     types = tables.columns_of(session, target)
-    values = _values_in_target_types(session, incoming, types, load_no)
+    arriving = tables.columns_of(session, incoming)
+    values = _values_in_target_types(arriving, types, load_no)
     statement = merging.insert_rows(target.sql, incoming.sql, values, load_no)
     unique = unique_indexes.besides_key(session, target)
     with unique_indexes.named(target, unique):
@@ -218,20 +219,22 @@ def merge(
     guard: str = "",
     *,
     adds_rows: bool = True,
+    arrived: int | None = None,
 ) -> Effect:
     """Insert or update the rows of `incoming` by key, touching only rows that differ. Only update
     those that the target has, unless it `adds_rows`.
 
-    `guard` is an SQL condition that a row must also meet to be updated.
+    `guard` is an SQL condition that a row must also meet to be updated; `arrived` is the number of
+    rows in `incoming`, where it is known.
     """
-    types = tables.columns_of(session, target)
-    long = tables.long_columns(session, target)
+    known = tables.look_before_merge(session, incoming, target)
+    types, long = known.types, known.long
     statements = merging.Merge(
         target=target.sql,
         source=incoming.sql,
         changed=Relation("pg_temp", f"{incoming.name}_changed").sql,
         key=key,
-        values=_values_in_target_types(session, incoming, types, load_no),
+        values=_values_in_target_types(known.arriving, types, load_no),
         types=types,
         long=long,
         # Copying a long value takes longer than looking its key up again
@@ -241,19 +244,26 @@ def merge(
         load_no=load_no,
         guard=guard,
     )
-    # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
-    _analyze_key(session, incoming, key)
-    by_index = _can_look_up(session, incoming, target, key)
-    with _index_lookup(session, by_index):
-        kept = session.execute(statements.keep_changed()).rowcount
-    unique = unique_indexes.besides_key(session, target)
-    triggers = side_effects.suppressing_triggers(session, target)
+    has_key = set(known.key) == set(key)
+    if has_key and arrived is not None and known.is_small(arrived):
+        # ANALYZE would only count them, in a tenth of the time that such a merge takes.
+        by_index = True
+    else:
+        # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
+        _analyze_key(session, incoming, key)
+        by_index = has_key and tables.is_small_part(session, incoming, target)
+    lookup = _IndexLookup(session)
+    lookup.set(by_index)
+    kept = session.execute(statements.keep_changed()).rowcount
+    # After the comparison, which may take long: somebody may have added some meanwhile.
+    unique, triggers = unique_indexes.besides_key_and_triggers(session, target)
     if not unique:
-        return _write_changed(session, statements, kept, by_index, target, triggers)
+        return _write_changed(session, statements, kept, by_index, lookup, target, triggers)
     # In a savepoint: rows that exchange their unique values cannot be updated one after the other.
+    lookup.set(False)
     try:
         with session.transaction():
-            return _write_changed(session, statements, kept, by_index, target, triggers)
+            return _write_changed(session, statements, kept, by_index, lookup, target, triggers)
     except unique_indexes.NOT_UNIQUE as error:
         if error.diag.constraint_name not in unique:
             raise
@@ -275,7 +285,8 @@ def fill(
     if unique or side_effects.suppressing_triggers(session, target):
         return merge(session, incoming, target, key, load_no, adds_rows=False)
     types = tables.columns_of(session, target)
-    values = _values_in_target_types(session, incoming, types, load_no)
+    arriving = tables.columns_of(session, incoming)
+    values = _values_in_target_types(arriving, types, load_no)
     with lookup_of(session, incoming, target, key):
         statement = merging.update_values(target.sql, incoming.sql, key, values, types, load_no)
         updated = session.execute(statement).rowcount
@@ -288,19 +299,21 @@ def _write_changed(
     statements: merging.Merge,
     kept: int,
     by_index: bool,
+    lookup: _IndexLookup,
     target: Relation,
     triggers: list[str],
 ) -> Effect:
     """Update the rows that differ and insert the new ones; `kept` of them are in the temporary
     table. Raises Refused where one of the `triggers` suppresses that."""
     # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
-    with _index_lookup(session, True):
-        updated = session.execute(statements.update_found()).rowcount
-        reach("merge.updated")
+    lookup.set(True)
+    updated = session.execute(statements.update_found()).rowcount
+    reach("merge.updated")
     inserted = 0
+    lookup.set(statements.adds_rows and by_index and not statements.keeps_new)
     if statements.adds_rows:
-        with _index_lookup(session, by_index and not statements.keeps_new):
-            inserted = session.execute(statements.insert_new()).rowcount
+        inserted = session.execute(statements.insert_new()).rowcount
+    lookup.set(False)
     written = updated
     if statements.keeps_new:
         written += inserted
@@ -395,17 +408,22 @@ def refuse_shrinking(
         )
 
 
-@contextmanager
-def _index_lookup(session: Session, wanted: bool) -> Iterator[None]:
-    """Within, the planner looks rows up by index, if `wanted`.
+class _IndexLookup:
+    """Whether the planner looks rows up by index in the open transaction. At first it does not.
 
-    An error does not reset the setting: it ends the transaction, and the setting with it.
+    An error does not reset the setting: it ends the transaction or savepoint, and the setting with
+    it.
     """
-    if wanted:
-        session.execute(_FORCE_INDEX_LOOKUP)
-    yield
-    if wanted:
-        session.execute(_RESET_INDEX_LOOKUP)
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._is_on = False
+
+    def set(self, wanted: bool) -> None:
+        """From the next statement on."""
+        if wanted != self._is_on:
+            self._session.execute(_FORCE_INDEX_LOOKUP if wanted else _RESET_INDEX_LOOKUP)
+            self._is_on = wanted
 
 
 @contextmanager
@@ -415,8 +433,10 @@ def lookup_of(
     """Within, the planner looks the target's rows up by index, if few enough arrived."""
     # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
     _analyze_key(session, incoming, key)
-    with _index_lookup(session, _can_look_up(session, incoming, target, key)):
-        yield
+    lookup = _IndexLookup(session)
+    lookup.set(_can_look_up(session, incoming, target, key))
+    yield
+    lookup.set(False)
 
 
 def _can_look_up(
@@ -439,14 +459,14 @@ def _analyze_key(session: Session, arrived: Relation, key: tuple[str, ...]) -> N
 
 
 def _values_in_target_types(
-    session: Session, incoming: Relation, types: dict[str, str], load_no: int | None
+    arriving: dict[str, str], types: dict[str, str], load_no: int | None
 ) -> dict[str, str]:
     """Each arrived column as SQL in the target's type; every arrived column is one of `types`.
 
     A load sets `_load_id` itself. In a mart it is a column like others, of `SELECT t.*`.
     """
     values = {}
-    for name, arrived_type in tables.columns_of(session, incoming).items():
+    for name, arrived_type in arriving.items():
         if name == LOAD_ID and load_no is not None:
             continue
         value = f"s.{ident(name)}"

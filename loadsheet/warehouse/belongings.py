@@ -8,8 +8,9 @@ changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
@@ -205,20 +206,22 @@ ORDER BY 1 DESC, 2 NULLS FIRST, 3, 4
 
 # What makes rows that are written to the table other rows than those that are then read from it.
 _UNSAFE = """
-SELECT format('table %%s inherits from it, so its rows would be taken for its own', child),
-    format('ALTER TABLE %%s NO INHERIT %%s', child, relid)
+WITH target AS (SELECT to_regclass(%s)::oid AS oid)
+SELECT format('table %%s inherits from it, so its rows would be taken for its own', child) AS what,
+    format('ALTER TABLE %%s NO INHERIT %%s', child, relid) AS remedy
 FROM (SELECT inhrelid::regclass AS child, c.oid::regclass AS relid
       FROM pg_inherits JOIN pg_class c ON c.oid = inhparent
-      WHERE c.oid = to_regclass(%(target)s) AND relkind = 'r') inherited
+      WHERE c.oid = (SELECT oid FROM target) AND relkind = 'r') inherited
 UNION ALL
 SELECT format('rule %%I does something else instead of writing its rows', rulename),
     format('DROP RULE %%I ON %%s', rulename, c.oid::regclass)
 FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class
-WHERE c.oid = to_regclass(%(target)s) AND relkind IN ('r', 'p') AND is_instead AND ev_enabled <> 'D'
+WHERE c.oid = (SELECT oid FROM target) AND relkind IN ('r', 'p') AND is_instead
+    AND ev_enabled <> 'D'
 UNION ALL
 SELECT format('its row level security applies to role %%I, which must see all rows', current_user),
     format('ALTER ROLE %%I BYPASSRLS', current_user)
-FROM pg_class WHERE oid = to_regclass(%(target)s) AND relrowsecurity AND row_security_active(oid)
+FROM pg_class WHERE oid = (SELECT oid FROM target) AND relrowsecurity AND row_security_active(oid)
 ORDER BY 1
 """
 # ALTER COLUMN TYPE gives the column the storage of its new type, and makes indexes and statistics
@@ -382,7 +385,18 @@ def indexes_on(session: Session, target: Relation, columns: Iterable[str]) -> li
 def refuse_unsafe(session: Session, target: Relation) -> None:
     """Raises Refused, with the statement that helps, when rows cannot be written to the target or
     not all of them read, or not be told from those of another table."""
-    for what, remedy in session.execute(_UNSAFE, {"target": target.sql}):
+    query, values = unsafe_question(target)
+    refuse_found_unsafe(target, session.execute(query, values).fetchall())
+
+
+def unsafe_question(target: Relation) -> tuple[str, Sequence[str]]:
+    """What `refuse_unsafe` asks, for `postgres.ask_together`."""
+    return _UNSAFE, (target.sql,)
+
+
+def refuse_found_unsafe(target: Relation, answer: Sequence[tuple[Any, ...]]) -> None:
+    """Raises Refused by the answer to `unsafe_question`, as `refuse_unsafe` does."""
+    for what, remedy in answer:
         raise Refused(f"{target}: {what}; run: {remedy};")
 
 

@@ -7,12 +7,14 @@ import logging
 import time
 from dataclasses import dataclass
 
+import psycopg
+
 from loadsheet.checks import Check, passed_key
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
-from loadsheet.postgres import Session
+from loadsheet.postgres import Session, ask_together
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, gone, ledger, older_sessions, tables
@@ -59,7 +61,8 @@ def load_manifest(
     load has to begin again, without what has `begun`.
     """
     started = time.monotonic()
-    if not begun:
+    # What builds on the target's rows has a schema.
+    if not begun and not manifest.builds_on_target:
         # Not in the load's transaction: its lock would keep others from creating schemas until the
         # end.
         tables.ensure_schema(session, target.schema)
@@ -139,12 +142,41 @@ def _passed(manifest: Manifest) -> tuple[Check, ...]:
     return tuple(checks)
 
 
+def find_attempt(
+    session: Session, pipeline: str, table: str, target: Relation, load_id: str
+) -> LoadResult | SealedAttempt:
+    """What the load did, if it is committed already; else the attempt that it must read. Creates
+    the ledger, or brings it up to date, where that is needed.
+
+    Raises Superseded as `fence.sealed_attempt`.
+    """
+    try:
+        # In one statement: each by itself is four, in a transaction for it alone.
+        version, committed, sealed = ask_together(
+            session,
+            ledger.version_question(),
+            ledger.committed_question(load_id),
+            fence.sealed_question(pipeline, table, target, load_id),
+        )
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        version = []  # there is no ledger yet, or an older one
+    if ledger.as_version(version) != ledger.VERSION:
+        ledger.ensure(session)
+        return find_committed(session, load_id) or fence.sealed_attempt(
+            session, pipeline, table, target, load_id
+        )
+    return _as_committed(ledger.as_committed(committed)) or fence.as_sealed(pipeline, table, sealed)
+
+
 def find_committed(session: Session, load_id: str) -> LoadResult | None:
     """What the load did, if it is committed already.
 
     An earlier try may have committed it, or this one, when its COMMIT got no answer.
     """
-    committed = ledger.committed_load(session, load_id)
+    return _as_committed(ledger.committed_load(session, load_id))
+
+
+def _as_committed(committed: tuple[Effect, int] | None) -> LoadResult | None:
     if committed is None:
         return None
     effect, extracted = committed

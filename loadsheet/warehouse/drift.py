@@ -344,6 +344,17 @@ def refuse_changed_key(
     """
     primary_key = tables.primary_key_of(session, target)
     columns = primary_key[1] if primary_key else ()
+    refuse_other_key(target, columns, key, remedy, renamed)
+
+
+def refuse_other_key(
+    target: Relation,
+    columns: Sequence[str],
+    key: tuple[str, ...],
+    remedy: str,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """As `refuse_changed_key`, of a target whose primary key has these `columns`."""
     target_key = tuple(renamed.get(name, name) for name in columns)
     if set(target_key) != set(key):
         raise Refused(

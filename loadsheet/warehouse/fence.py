@@ -149,7 +149,7 @@ def take_fence(
     fence. `storage` is the target's, as the extraction has checked it. Raises Fenced when
     another extraction or load changed the scope in the meantime.
     """
-    _lock_fence(session, pipeline, table, target)
+    _lock_fence(session, pipeline, table, target, is_known=seen.fence > 0)
     row = session.execute(
         _TAKE_FENCE,
         {
@@ -182,14 +182,18 @@ def refuse_overtaken(
         raise overtaken(pipeline, table)
 
 
-def _lock_fence(session: Session, pipeline: str, table: str, target: Relation) -> None:
-    """Make sure that the scope has a row, and that no other session numbers an attempt now."""
+def _lock_fence(
+    session: Session, pipeline: str, table: str, target: Relation, is_known: bool = False
+) -> None:
+    """Make sure that the scope has a row, unless it `is_known` to have had one, and that no other
+    session numbers an attempt now."""
     # Before a table's first extraction there is no row that an UPDATE could check.
-    session.execute(
-        "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) "
-        "ON CONFLICT DO NOTHING",
-        (pipeline, table, str(target)),
-    )
+    if not is_known:
+        session.execute(
+            "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            (pipeline, table, str(target)),
+        )
     # Two targets of one table may take theirs at the same time, and each must have its own number.
     session.execute(
         "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
@@ -218,10 +222,23 @@ def sealed_attempt(
 ) -> SealedAttempt:
     """The complete attempt of `load_id`. Raises Superseded when a newer extraction owns the table,
     and for an attempt that was extracted for another target."""
-    row = session.execute(_SEALED, (pipeline, table, str(target), load_id)).fetchone()
-    if row is None:
+    query, values = sealed_question(pipeline, table, target, load_id)
+    return as_sealed(pipeline, table, session.execute(query, values).fetchall())
+
+
+def sealed_question(
+    pipeline: str, table: str, target: Relation, load_id: str
+) -> tuple[str, Sequence[str]]:
+    """What `sealed_attempt` asks, for `postgres.ask_together`."""
+    return _SEALED, (pipeline, table, str(target), load_id)
+
+
+def as_sealed(pipeline: str, table: str, answer: Sequence[tuple[Any, ...]]) -> SealedAttempt:
+    """The attempt by the answer to `sealed_question`; raises as `sealed_attempt`."""
+    if not answer:
         raise _superseded(pipeline, table)
-    return SealedAttempt(manifest=row[0], sha256=row[1])
+    manifest, sha256 = answer[0]
+    return SealedAttempt(manifest=manifest, sha256=sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadsheet.errors import Refused
-from loadsheet.postgres import Session
+from loadsheet.postgres import Session, ask_together
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
@@ -13,6 +13,7 @@ from loadsheet.warehouse import belongings, drift, tables
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.scope import Scope
+from loadsheet.warehouse.tables import Shape
 
 FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
 
@@ -77,11 +78,20 @@ def existing_columns(session: Session, target: Relation) -> dict[str, str]:
 
     Raises Refused when the target was not made by Loadsheet, or cannot be written to safely.
     """
-    columns = tables.columns_of(session, target)
-    if columns and LOAD_ID not in columns:
+    return existing_shape(session, target).columns
+
+
+def existing_shape(session: Session, target: Relation) -> Shape:
+    """The target's columns and key, in one statement; empty if it does not exist yet. Raises as
+    `existing_columns`."""
+    unsafe, *shape = ask_together(
+        session, belongings.unsafe_question(target), *tables.shape_questions(target)
+    )
+    found = tables.as_shape(*shape)
+    if found.columns and LOAD_ID not in found.columns:
         raise Refused(
             f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
             "schema"
         )
-    belongings.refuse_unsafe(session, target)
-    return columns
+    belongings.refuse_found_unsafe(target, unsafe)
+    return found

@@ -124,7 +124,18 @@ def is_readable(found: int) -> bool:
 
 def version(session: Session) -> int:
     """The ledger's version; 0 if there is no ledger, or one from before it had a version."""
-    row = session.execute(_VERSION).fetchone()
+    query, values = version_question()
+    return as_version(session.execute(query, values).fetchall())
+
+
+def version_question() -> tuple[str, Sequence[str]]:
+    """What `version` asks, for `postgres.ask_together`."""
+    return _VERSION, ()
+
+
+def as_version(answer: Sequence[tuple[Any, ...]]) -> int:
+    """The version by the answer to `version_question`."""
+    row = answer[0] if answer else None
     match = re.search(r"ledger version (\d+)", row[0] or "") if row else None
     return int(match[1]) if match else 0
 
@@ -180,14 +191,24 @@ def next_load_id(session: Session, pipeline: str, table: str, target: Relation, 
 
 def committed_load(session: Session, load_id: str) -> tuple[Effect, int] | None:
     """The load's effect and the number of rows it carried; None if it is not committed."""
-    row = session.execute(
-        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load "
-        "WHERE load_id = %s",
-        (load_id,),
-    ).fetchone()
-    if row is None:
+    query, values = committed_question(load_id)
+    return as_committed(session.execute(query, values).fetchall())
+
+
+def committed_question(load_id: str) -> tuple[str, Sequence[str]]:
+    """What `committed_load` asks, for `postgres.ask_together`."""
+    query = (
+        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load"
+        " WHERE load_id = %s"
+    )
+    return query, (load_id,)
+
+
+def as_committed(answer: Sequence[tuple[Any, ...]]) -> tuple[Effect, int] | None:
+    """The load by the answer to `committed_question`."""
+    if not answer:
         return None
-    inserted, updated, deleted, replaced, extracted = row
+    inserted, updated, deleted, replaced, extracted = answer[0]
     effect = Effect(inserted=inserted, updated=updated, deleted=deleted, replaced=replaced)
     return effect, extracted
 

@@ -24,14 +24,13 @@ from loadsheet.warehouse import (
     integrity,
     ledger,
     side_effects,
-    tables,
     tombstones,
     unfilled,
 )
 from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
-from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_columns, swap_obstacles
+from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_shape, swap_obstacles
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.scope import Scope
 from loadsheet.warehouse.swap import WouldLose
@@ -89,7 +88,8 @@ class LoadTransaction:
         self.gone_rows = 0
         """The target's rows that this load has deleted or marked, because they are gone."""
         self.keeps_deleted = manifest.marks_gone
-        existing = existing_columns(session, target)
+        shape = existing_shape(session, target)
+        existing = shape.columns
         self.is_new = not existing
         # An increment is not all of the target's rows. Without the others it must not be loaded.
         if self.is_new and manifest.builds_on_target:
@@ -101,7 +101,7 @@ class LoadTransaction:
         """The target's rows are not those of its loads: they are counted, and what reads the target
         must be built in full."""
         if not self.is_new:
-            _, change = integrity.observe(session, target, scope.storage)
+            _, change = integrity.observe_safe(session, target, scope.storage)
             if change and manifest.builds_on_target and manifest.cursor:
                 raise TargetLost(
                     f"{target} {change.what} since its rows were read, and the load holds only"
@@ -119,13 +119,14 @@ class LoadTransaction:
         self.marks: dict[str, str] = {}
         """The column that marks deleted rows, where it is ours. In a row that arrives it is NULL:
         one that comes back is no longer deleted, also where the spec keeps none any more."""
-        if has_marks or self._had_marks():
+        if has_marks or (DELETED_AT in existing and self._had_marks()):
             self.marks = gone.MARKS
             existing.pop(DELETED_AT, None)
-        domains = tables.domains_of(session, target)
         self.drift = drift.compare_columns(
-            manifest.columns, manifest.source_oid, existing, scope, domains
+            manifest.columns, manifest.source_oid, existing, scope, shape.domains
         )
+        self.key_before = shape.key
+        """The columns of the target's primary key, by their names before this load."""
         drift.refuse_misfits(target, self.drift, manifest.columns)
         drift.refuse_unfit(session, target, self.drift, manifest.columns, manifest.key)
         # A fill brings some of the columns, and changes none.
@@ -258,7 +259,9 @@ class LoadTransaction:
         remedy = FULL_REFRESH_REMEDY
         drift.refuse_replaced_columns(self.target, self.drift, remedy)
         drift.alter_columns(self.session, self.target, self.drift, remedy)
-        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
+        drift.refuse_other_key(
+            self.target, self.key_before, self.manifest.key, remedy, self.drift.renamed
+        )
         if self.manifest.action != "fill":
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self._note_drift(all_rows_arrive=False, fills=fills)
@@ -286,7 +289,10 @@ class LoadTransaction:
                 self.session, self.lake, self.manifest, self.target, self.table, self.load_no
             )
             reach("load.gone_removed")
-        effect = apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
+        arrived = self.manifest.rows - self.duplicates
+        effect = apply.merge(
+            self.session, incoming, self.target, key, self.load_no, guard, arrived=arrived
+        )
         if not self.manifest.marks_gone:
             if self.gone_rows:
                 self.notes += side_effects.of_deletes(self.session, self.target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from loadsheet.postgres import Session
+from loadsheet.postgres import Session, ask_together
 from loadsheet.sql.text import Relation, ident
 
 _KIND = """
@@ -12,7 +14,7 @@ SELECT relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s
 """
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 # Domains would have to be followed.
@@ -32,7 +34,7 @@ WITH RECURSIVE base (name, oid, typmod) AS (
     SELECT name, typbasetype, typtypmod FROM base JOIN pg_type ON pg_type.oid = base.oid
     WHERE typtype = 'd'
 )
-SELECT name, format_type(base.oid, typmod) FROM base JOIN pg_type ON pg_type.oid = base.oid
+SELECT name, format_type(base.oid, typmod) AS type FROM base JOIN pg_type ON pg_type.oid = base.oid
 WHERE typtype <> 'd' AND EXISTS (
     SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
     WHERE attrelid = to_regclass(%s) AND attname = base.name AND t.typtype = 'd')
@@ -42,6 +44,7 @@ _IS_SMALL_PART = """
 SELECT p.reltuples >= 0 AND p.reltuples * 8 <= w.reltuples FROM pg_class p, pg_class w
 WHERE p.oid = to_regclass(%s) AND w.oid = to_regclass(%s)
 """
+_ROWS = "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)"
 _LONG_COLUMNS = """
 SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -52,7 +55,7 @@ SELECT pg_relation_size(reltoastrelid) > pg_relation_size(oid) FROM pg_class
 WHERE oid = to_regclass(%s)
 """
 _PRIMARY_KEY = """
-SELECT conname, array_agg(attname::text ORDER BY place)
+SELECT conname, array_agg(attname::text ORDER BY place) AS columns
 FROM pg_constraint, unnest(conkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
 WHERE conrelid = to_regclass(%s) AND contype = 'p' AND attrelid = conrelid GROUP BY conname
@@ -107,16 +110,80 @@ def domains_of(session: Session, target: Relation) -> dict[str, str]:
     return dict(session.execute(_DOMAINS, (target.sql, target.sql)).fetchall())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The columns of a target and its primary key."""
+
+    columns: dict[str, str]
+    """As `columns_of` gives them."""
+    domains: dict[str, str]
+    """As `domains_of` gives them."""
+    key: tuple[str, ...]
+    """The columns of its primary key; empty if it has none."""
+
+
+def shape_questions(target: Relation) -> list[tuple[str, Sequence[str]]]:
+    """What to ask for a target's shape (`postgres.ask_together`)."""
+    return [
+        (_COLUMNS, (target.sql,)),
+        (_DOMAINS, (target.sql, target.sql)),
+        (_PRIMARY_KEY, (target.sql,)),
+    ]
+
+
+def as_shape(
+    columns: Sequence[tuple[Any, ...]],
+    domains: Sequence[tuple[Any, ...]],
+    key: Sequence[tuple[Any, ...]],
+) -> Shape:
+    """The shape that the answers tell."""
+    return Shape(columns=dict(columns), domains=dict(domains), key=tuple(key[0][1]) if key else ())
+
+
 def is_small_part(session: Session, part: Relation, whole: Relation) -> bool:
     """Whether `part` has at most an eighth of the rows of `whole`, by the last ANALYZE of each."""
     row = session.execute(_IS_SMALL_PART, (part.sql, whole.sql)).fetchone()
     return row == (True,)
 
 
-def long_columns(session: Session, target: Relation) -> set[str]:
-    """The columns whose values the target may hold outside its rows (TOAST); empty if it holds no
+@dataclass(frozen=True, kw_only=True)
+class Merging:
+    """What the catalogs tell of a target and of the table whose rows are merged into it."""
+
+    types: dict[str, str]
+    """As `columns_of` gives them for the target."""
+    arriving: dict[str, str]
+    """As `columns_of` gives them for the other table."""
+    long: set[str]
+    """The target's columns whose values it may hold outside its rows (TOAST); empty if it holds no
     such value."""
-    return {row[0] for row in session.execute(_LONG_COLUMNS, (target.sql,))}
+    key: tuple[str, ...]
+    """The columns of the target's primary key; empty if it has none."""
+    rows: int
+    """The target's rows at the last ANALYZE; -1 where there was none."""
+
+    def is_small(self, rows: int) -> bool:
+        """Whether so many rows are at most an eighth of the target's."""
+        return rows * 8 <= self.rows
+
+
+def look_before_merge(session: Session, incoming: Relation, target: Relation) -> Merging:
+    """What a merge of the rows of `incoming` into the target needs to know, in one statement."""
+    types, arriving, long, key, rows = ask_together(
+        session,
+        (_COLUMNS, (target.sql,)),
+        (_COLUMNS, (incoming.sql,)),
+        (_LONG_COLUMNS, (target.sql,)),
+        (_PRIMARY_KEY, (target.sql,)),
+        (_ROWS, (target.sql,)),
+    )
+    return Merging(
+        types=dict(types),
+        arriving=dict(arriving),
+        long={name for (name,) in long},
+        key=tuple(key[0][1]) if key else (),
+        rows=rows[0][0] if rows else -1,
+    )
 
 
 def is_mostly_long(session: Session, target: Relation) -> bool:

@@ -6,20 +6,21 @@ although all values are unique in the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
 from loadsheet.errors import Refused
-from loadsheet.postgres import Session
+from loadsheet.postgres import Session, ask_together
 from loadsheet.sql.merging import LOAD_ID, Merge
 from loadsheet.sql.text import Relation, ident
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import side_effects, tables
 from loadsheet.warehouse.ledger import Effect
 
 _BESIDES_KEY = """
-SELECT i.relname, EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+SELECT i.relname, EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid) AS of_constraint
 FROM pg_index JOIN pg_class i ON i.oid = indexrelid
 WHERE indrelid = to_regclass(%s) AND (indisunique OR indisexclusion) AND NOT indisprimary
 """
@@ -33,8 +34,23 @@ NOT_UNIQUE = (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation)
 def besides_key(session: Session, target: Relation) -> dict[str, str]:
     """The indexes that keep the target's rows unique, without the primary key: the name of each,
     and the statement that drops it."""
+    return _with_remedies(target, session.execute(_BESIDES_KEY, (target.sql,)).fetchall())
+
+
+def besides_key_and_triggers(
+    session: Session, target: Relation
+) -> tuple[dict[str, str], list[str]]:
+    """The same, and the target's triggers as `side_effects.suppressing_triggers` gives them, in one
+    statement."""
+    indexes, triggers = ask_together(
+        session, (_BESIDES_KEY, (target.sql,)), (side_effects.SUPPRESSING, (target.sql,))
+    )
+    return _with_remedies(target, indexes), [name for (name,) in triggers]
+
+
+def _with_remedies(target: Relation, indexes: Sequence[tuple[Any, ...]]) -> dict[str, str]:
     found = {}
-    for name, is_of_constraint in session.execute(_BESIDES_KEY, (target.sql,)):
+    for name, is_of_constraint in indexes:
         found[name] = f"DROP INDEX {Relation(target.schema, name).sql};"
         if is_of_constraint:
             found[name] = f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)};"

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from loadsheet import failpoints
-from loadsheet.engine import fill
+from loadsheet.engine import fill, load
 from loadsheet.engine.table_step import TableStep
 from loadsheet.lake.manifest import Manifest
 from loadsheet.outcome import Outcome
@@ -199,7 +199,7 @@ def test_without_the_fence_the_same_range_puts_older_values_back(
         seal(session, manifest, target, name, sha256)
 
     monkeypatch.setattr(fence, "seal_attempt", remember)
-    monkeypatch.setattr(fence, "sealed_attempt", lambda *of: attempts[of[-1]])
+    monkeypatch.setattr(load, "find_attempt", lambda *of: attempts[of[-1]])
     monkeypatch.setattr(fence, "_refuse_if_superseded", lambda *_: None)
     overtaken(loaded, monkeypatch)
     verdict = judge(loaded, "item")
