@@ -134,6 +134,8 @@ class PinnedSession(psycopg.Connection[Any]):
     """SQL that each transaction evaluates as it begins."""
     conn_id = ""
     """The connection, for messages."""
+    led_to_primary = False
+    """Whether a transaction of this session has found itself on a server that is no standby."""
 
     def pin(self, settings: Mapping[str, str], read_only: bool = False) -> None:
         """From the next transaction on, these settings hold as well."""

@@ -115,6 +115,7 @@ class _Repeated:
                 servers.warehouse,
                 step.progress,
                 servers.early,
+                servers.described.take(table.name),
             )
 
     def _refuse_unless_overtaken(self, error: Fenced | Superseded) -> None:

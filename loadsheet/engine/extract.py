@@ -62,16 +62,24 @@ def extract(
     warehouse: Open,
     progress: Progress,
     early: EarlyLoads | None = None,
+    described: SourceTable | None = None,
 ) -> Outcome:
     """Store the table's new rows in the lake; `.load_id` names them for the load.
 
     `warehouse` opens a session; a second one where the first was ended while rows were read. With
-    `early`, the load of a large table begins meanwhile.
+    `early`, the load of a large table begins meanwhile. `described` is the table as it was a moment
+    ago, which saves asking before the snapshot; in the snapshot it is asked either way.
     Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack
     or Overtaken (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     with IdleSession(warehouse) as kept:
         attempt = Attempt(pipeline, table, request, lake, kept)
+        if described:
+            try:
+                with _early(attempt, early) as load:
+                    return _extract(attempt, source, progress, load, described)
+            except catalog.Changed as error:
+                _log.info("%s. Starting again", error)
         with _early(attempt, early) as load:
             return _extract(attempt, source, progress, load)
 
@@ -112,7 +120,11 @@ def _early(attempt: Attempt, loads: EarlyLoads | None) -> EarlyLoad:
 
 
 def _extract(
-    attempt: Attempt, source: PinnedSession, progress: Progress, early: EarlyLoad
+    attempt: Attempt,
+    source: PinnedSession,
+    progress: Progress,
+    early: EarlyLoad,
+    described: SourceTable | None = None,
 ) -> Outcome:
     pipeline, table, request = attempt.pipeline, attempt.table, attempt.request
     # What was loaded or extracted before does not count on a target that was harmed since.
@@ -120,9 +132,11 @@ def _extract(
         earlier = _outcome_before_the_stop(attempt)
         if earlier:
             return earlier
-    with source.transaction():
-        last = catalog.last_read(attempt.seen.source_oid, attempt.seen.columns)
-        described = catalog.describe(source, pipeline.source.schema, table, attempt.ask_types, last)
+    if described is None:
+        with source.transaction():
+            last = catalog.last_read(attempt.seen.source_oid, attempt.seen.columns)
+            schema, ask = pipeline.source.schema, attempt.ask_types
+            described = catalog.describe(source, schema, table, ask, last)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
@@ -271,7 +285,7 @@ def _read_and_seal(
 ) -> Manifest | None:
     """Read in one snapshot and store; None when there was nothing new."""
     ask = attempt.ask_types
-    before = identity.see(source)
+    before = identity.see_before(source)
     with catalog.locked_snapshot(source, attempt.table, expected, ask) as described:
         reach("extract.snapshot")
         selection.refuse_null_cursors(source, attempt.table, described)
@@ -322,7 +336,7 @@ def _read_and_seal(
     reach("extract.copied")
     if not found.is_news and news.is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
-        if rewritten or attempt.interval_of(rows):
+        if (rewritten or attempt.interval_of(rows)) and not attempt.source_is_durable:
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
         if found.checked_at or (
@@ -336,7 +350,8 @@ def _read_and_seal(
         raise HasNews
     upload.finish()
     reach("extract.parts_stored")
-    identity.wait_until_durable(source, origin)
+    if not attempt.source_is_durable:
+        identity.wait_until_durable(source, origin)
     manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
     seal(attempt, manifest)
     early.keep(manifest.load_id)

@@ -165,7 +165,7 @@ class _Fill:
         self._give_up_if_unfit(attempt, lacking, expected)
         if _has_drifted(expected, lacking, attempt.seen):
             raise _Stopped(f"the source's columns have changed since the load{_LATER}")
-        before = identity.see(source)
+        before = identity.see_before(source)
         with catalog.locked_snapshot(source, self._table, expected, ask) as described:
             read_at = holdback.now(source)
             origin = self._identify_source(attempt, source, described, before)
@@ -180,7 +180,8 @@ class _Fill:
             rows = Selection(action="merge", where=part.where)
             upload = read_and_store(source, part.table, rows, store)
         upload.finish()
-        identity.wait_until_durable(source, origin)
+        if not attempt.source_is_durable:
+            identity.wait_until_durable(source, origin)
         manifest = self._manifest(attempt, part, format, upload, read_at, origin)
         seal(attempt, manifest)
         return manifest.load_id
@@ -255,16 +256,17 @@ class _Fill:
         attempt: Attempt,
         source: PinnedSession,
         described: SourceTable,
-        before: identity.Identity,
+        before: identity.Identity | None,
     ) -> dict[str, str]:
         """The source's identity. Raises SourceChanged where it is not that of the last load."""
         last = attempt.seen.source or {}
-        origin, difference = identity.observe(source, last, before)
+        now, difference = identity.observe(source, last, before)
+        attempt.source_is_durable = now.is_durable
         changes = identity.table_changes(described, attempt.seen.source_oid, last, last)
         changes = [*difference.changes, *changes]
         if changes:
             identity.refuse(described, self._step.pipeline.name, changes, difference.lags)
-        return origin
+        return now.facts
 
 
 def _misfits(table: Table, described: SourceTable, lacking: Unfilled) -> Iterator[str]:

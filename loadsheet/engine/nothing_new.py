@@ -61,9 +61,10 @@ def find_nothing_new(
             servers.source() as source,
             servers.warehouse() as warehouse,
         ):
-            for quiet in quiet_tables(pipeline, tables, source, warehouse):
-                recorded = _recorded(pipeline, quiet, source, warehouse)
+            for part in quiet_tables(pipeline, tables, source, warehouse):
+                recorded = _recorded(pipeline, part.quiet, source, warehouse)
                 found |= {one.table.name: one.outcome for one in recorded}
+                servers.described.add(part.described)
     except (LoadsheetError, psycopg.Error) as error:
         _log.info("the other tables' own steps look for news: %s", summary(error))
     _log.info("nothing new in %d of %d tables", len(found), len(tables))
@@ -116,9 +117,19 @@ class Quiet:
         return nothing_new_since(self.scope.watermark, remarks, bool(self.held_by))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What a look at some tables has found."""
+
+    quiet: list[Quiet]
+    """Those that are known to have nothing new."""
+    described: dict[str, SourceTable]
+    """Those that were looked at, as `catalog.describe` describes them, by name."""
+
+
 def quiet_tables(
     pipeline: Pipeline, tables: Sequence[Table], source: PinnedSession, warehouse: Session
-) -> Iterator[list[Quiet]]:
+) -> Iterator[Looked]:
     """Those of the tables that are known to have nothing new, part by part. Writes nothing.
 
     A refusal of a server is about one of them perhaps, so it is the end of the look at a part of
@@ -166,12 +177,12 @@ def _look(
     tables: Sequence[Table],
     seen: Mapping[str, Scope],
     source: PinnedSession,
-) -> list[Quiet]:
+) -> Looked:
     """Those of the tables that have nothing new in one snapshot of the source."""
     schema = pipeline.source.schema
     plain = nothing_new.plain(source, schema, tables)
     if not plain:
-        return []
+        return Looked(quiet=[], described={})
     with source.snapshot():
         nothing_new.lock(source, schema, plain.values())
         source.fix_snapshot()
@@ -192,7 +203,7 @@ def _look(
         found = _without_new_rows(source, [one for one in candidates if one.table.incremental])
         whole = [one for one in candidates if one.table.incremental is None]
         found += _with_same_content(source, whole, layouts)
-    return found
+    return Looked(quiet=found, described=described)
 
 
 def _layouts(

@@ -23,7 +23,7 @@ def identify_source(
     source: Session,
     described: SourceTable,
     rows: Selection,
-    before: identity.Identity,
+    before: identity.Identity | None,
 ) -> dict[str, str]:
     """The source's identity, asked in the snapshot's own session; `before` as for
     `identity.observe`.
@@ -32,7 +32,9 @@ def identify_source(
     it or reads everything; one that rows would be deleted by, and that is behind, it cannot accept.
     Raises Refused where the load would harm another pipeline's rows.
     """
-    origin, difference = identity.observe(source, attempt.seen.source, before)
+    now, difference = identity.observe(source, attempt.seen.source, before)
+    attempt.source_is_durable = now.is_durable
+    origin = dict(now.facts)
     changes = [*difference.changes]
     if not attempt.request.is_full(attempt.table.name):
         attempt.warehouse.use(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from loadsheet.spec.models import Pipeline
 if TYPE_CHECKING:
     from loadsheet.engine.early import EarlyLoads
     from loadsheet.lake.store import Lake
+    from loadsheet.source.table import SourceTable
 
 _log = logging.getLogger(__name__)
 Connect = Callable[[Connection], PinnedSession]
@@ -28,7 +29,29 @@ Open = Callable[[], contextlib.AbstractContextManager[PinnedSession]]
 Result = TypeVar("Result")
 # A server under load has taken 0.3 s to end a session that was closed.
 _ENDING_SECONDS = 5
+# Longer than the first tables of a run wait for their turn, and too short for a table to change in
+# most runs: then its step describes it again.
+_DESCRIBED_SECONDS = 10
 _ENDING_POLL_SECONDS = 0.05
+
+
+class Described:
+    """Tables of the source as a look has just described them, for their extract steps. Several
+    threads may take them."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, tuple[float, SourceTable]] = {}
+
+    def add(self, tables: Mapping[str, SourceTable]) -> None:
+        """Remember the tables, by name."""
+        now = time.monotonic()
+        for name, table in tables.items():
+            self._tables[name] = now, table
+
+    def take(self, name: str) -> SourceTable | None:
+        """The table, once; None where it was described too long ago, or never."""
+        since, table = self._tables.pop(name, (0.0, None))
+        return table if time.monotonic() - since < _DESCRIBED_SECONDS else None
 
 
 class Servers:
@@ -45,6 +68,7 @@ class Servers:
         self._found: dict[str, Connection] = {}
         self._reached: set[Connect] = set()
         """Where a session was opened before."""
+        self.described = Described()
 
     def find_connection(self, conn_id: str) -> None:
         """Find a connection now, for what uses it next: that may take longer than reaching its

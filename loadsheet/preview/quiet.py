@@ -46,7 +46,7 @@ def preview_quiet(
     previews: dict[str, QuietPreview] = {}
     for part in quiet_tables(pipeline, asked, source, warehouse):
         # Of a key that the source does not enforce, the rows would have to be looked at.
-        quiet = [one for one in part if one.source.key_is_enforced]
+        quiet = [one for one in part.quiet if one.source.key_is_enforced]
         try:
             if quiet:
                 previews |= _previews(pipeline, quiet, source, warehouse)

@@ -9,6 +9,7 @@ the values.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,17 @@ from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 from loadsheet.wording import counted
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What `safe_upper` knows before it looks for open transactions."""
+
+    sees_transactions: bool
+    settled: str
+    """SQL for the values below which no later transaction writes."""
+    highest: str | None
+    """The highest of them that the watermark may have."""
+
+
 class Cursor:
     """The cursor column of one source table. Values are text as the server writes them; they are
     compared in SQL, as values of the column's type."""
@@ -40,6 +52,9 @@ class Cursor:
         self.sql = ident(spec.cursor)
         self._shared: str | None = None
         """The highest value that later rows may share."""
+        self._asked: _Asked | None = None
+        self._is_higher: dict[tuple[str, str], bool] = {}
+        """By two values: whether the second is above the first."""
 
     @cached_property
     def ties(self) -> ties.Ties:
@@ -53,30 +68,42 @@ class Cursor:
         Waits for open transactions where the mode needs it. Raises Refused where this role cannot
         see them and no lookback makes up for that.
         """
-        has_lookback = self._spec.lookback is not None
-        origins.refuse_late_rows(self._source, self._spec)
-        # In one transaction, which costs less than one for each question. It ends before the wait
-        # for others, who may wait for its lock on the table.
-        with self._session.transaction():
-            sees_transactions = True
-            if has_lookback:
-                sees_transactions = holdback.sees_open_transactions(self._session, self._source)
-            else:
-                holdback.refuse_unseen_transactions(self._session, self._source, self._spec)
-            sequences.refuse_disorder(self._session, self._source, self._spec, has_lookback)
-            origins.refuse_shifted(self._session, self._source, self._spec)
-            settled = self._settled(includes_today=mode == "merge")
-            highest = self._highest_complete(mode, settled)
-        if highest is None or not sees_transactions:
-            return highest, ""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            # In one transaction, which costs less than one for each question. It ends before the
+            # wait for others, who may wait for its lock on the table.
+            with self._session.transaction():
+                asked = self._ask(mode)
+        if asked.highest is None or not asked.sees_transactions:
+            return asked.highest, ""
         holder = self._holder(mode)
         if holder is None:
-            return highest, ""
+            return asked.highest, ""
         if not self.is_time or holder.since is None:
             # Numbers do not show when they were drawn, so no value is known to be safe.
             return None, holder.who
-        settled_before = f"{settled} AND {self._settled(holder.since)}"
+        settled_before = f"{asked.settled} AND {self._settled(holder.since)}"
         return self._highest_complete(mode, settled_before, holder.since), holder.who
+
+    def ask_early(self, mode: Mode, watermark: str) -> None:
+        """Ask what the next `safe_upper` begins with now, in the open transaction, which saves it
+        one; and whether the `watermark` is below that. Raises as `safe_upper`."""
+        self._asked = self._ask(mode)
+        self.higher(watermark, self._asked.highest)
+
+    def _ask(self, mode: Mode) -> _Asked:
+        has_lookback = self._spec.lookback is not None
+        origins.refuse_late_rows(self._source, self._spec)
+        sees_transactions = True
+        if has_lookback:
+            sees_transactions = holdback.sees_open_transactions(self._session, self._source)
+        else:
+            holdback.refuse_unseen_transactions(self._session, self._source, self._spec)
+        sequences.refuse_disorder(self._session, self._source, self._spec, has_lookback)
+        origins.refuse_shifted(self._session, self._source, self._spec)
+        settled = self._settled(includes_today=mode == "merge")
+        highest = self._highest_complete(mode, settled)
+        return _Asked(sees_transactions, settled, highest)
 
     def waiting(self, upper: str | None) -> str:
         """How many rows above `upper` wait because later rows may share their value, for messages;
@@ -222,12 +249,12 @@ class Cursor:
         """The higher of two values; None counts as lowest."""
         if one is None or other is None:
             return one or other
-        row = self._session.execute(
-            f"SELECT {typed(other, self.type)} > {typed(one, self.type)}"
-        ).fetchone()
-        if row and row[0]:
-            return other
-        return one
+        if (one, other) not in self._is_higher:
+            row = self._session.execute(
+                f"SELECT {typed(other, self.type)} > {typed(one, self.type)}"
+            ).fetchone()
+            self._is_higher[one, other] = bool(row and row[0])
+        return other if self._is_higher[one, other] else one
 
     def _holder(self, mode: Mode) -> holdback.Holder | None:
         """The open transaction that limits the watermark, if any.
@@ -235,9 +262,9 @@ class Cursor:
         A merge by time does not wait: everything below the oldest open transaction is a safe
         watermark at once.
         """
-        moment = holdback.now(self._session)
         if mode == "merge" and self.is_time:
-            return holdback.open_since(self._session, moment)
+            return holdback.open_now(self._session)
+        moment = holdback.now(self._session)
         return holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
 
     def _highest(self, limit: str) -> str | None:

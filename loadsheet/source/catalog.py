@@ -114,18 +114,20 @@ ORDER BY base.relation, base.attnum
 # Columns after `indnkeyatts` are only stored in the index (INCLUDE). Where other tables inherit
 # from a table, its key does not cover all the rows read from it. The key of a partitioned table
 # that some partition lacks is not valid.
-_KEY = """
-SELECT indrelid, attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
+_IS_OF_KEY = """
+FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
-WHERE indrelid = ANY (%(oids)s::oid[]) AND indisprimary AND indisvalid AND attrelid = indrelid
-    AND place <= indnkeyatts AND NOT EXISTS (
+WHERE indisprimary AND indisvalid AND attrelid = indrelid AND place <= indnkeyatts AND NOT EXISTS (
     SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid
         AND relkind = 'r')
-ORDER BY indrelid, place
 """
-_RELATION = """
+_KEYS = f"""
+SELECT indrelid, attname {_IS_OF_KEY} AND indrelid = ANY (%(oids)s::oid[]) ORDER BY indrelid, place
+"""
+_RELATION = f"""
 SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass OR c.oid < 16384,
-    relkind = 'v' OR relrowsecurity, relpersistence = 'u'
+    relkind = 'v' OR relrowsecurity, relpersistence = 'u',
+    ARRAY(SELECT attname::text {_IS_OF_KEY} AND indrelid = c.oid ORDER BY place)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -146,6 +148,10 @@ WHERE c.oid = %(oid)s AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT EXISTS (
     )
 )
 """
+
+
+class Changed(Overtaken):
+    """The table is not as it was described before the snapshot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +188,10 @@ def describe(
     row = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not row:
         raise _missing(session, relation, last)
-    oid, is_table, has_parts, may_hide_rows, is_unlogged = row
+    oid, is_table, has_parts, may_hide_rows, is_unlogged, key = row
     if may_hide_rows:
         refuse_hidden_rows(session, relation, oid)
-    (entry,) = _entries(session, [oid])
+    entry = _Entry(oid=oid, columns=_columns_of(session, [oid])[oid], key=tuple(key))
     beneath = Beneath(leaves=(oid,), unlogged=str(relation) if is_unlogged else "")
     if has_parts:
         columns = set(table.primary_key or entry.key)
@@ -226,14 +232,21 @@ class _Entry:
 
 
 def _entries(session: psycopg.Connection[Any], oids: Sequence[int]) -> list[_Entry]:
+    columns = _columns_of(session, oids)
+    keys: dict[int, list[str]] = {oid: [] for oid in oids}
+    for oid, name in session.execute(_KEYS, {"oids": list(oids)}):
+        keys[oid].append(name)
+    return [_Entry(oid=oid, columns=columns[oid], key=tuple(keys[oid])) for oid in oids]
+
+
+def _columns_of(
+    session: psycopg.Connection[Any], oids: Sequence[int]
+) -> dict[int, list[dict[str, Any]]]:
     columns: dict[int, list[dict[str, Any]]] = {oid: [] for oid in oids}
     with session.cursor(row_factory=dict_row) as cursor:
         for row in cursor.execute(_COLUMNS, {"oids": list(oids)}):
             columns[row["relation"]].append(row)
-    keys: dict[int, list[str]] = {oid: [] for oid in oids}
-    for oid, name in session.execute(_KEY, {"oids": list(oids)}):
-        keys[oid].append(name)
-    return [_Entry(oid=oid, columns=columns[oid], key=tuple(keys[oid])) for oid in oids]
+    return columns
 
 
 def _described(
@@ -269,15 +282,13 @@ def lock(session: psycopg.Connection[Any], source: SourceTable) -> None:
     Does nothing for what cannot be locked: materialized views, foreign tables, and views that this
     role may only read in part.
     """
-    is_view = source.beneath.definition is not None
-    if not (source.is_table or is_view):
-        return
-    try:
-        with session.transaction():  # a savepoint, which takes no snapshot
-            session.execute(f"LOCK TABLE {source.relation.sql} IN ACCESS SHARE MODE")
-    except psycopg.errors.InsufficientPrivilege:
-        if source.is_table:
-            raise
+    statement = f"LOCK TABLE {source.relation.sql} IN ACCESS SHARE MODE"
+    if source.is_table:
+        session.execute(statement)
+    elif source.beneath.definition is not None:
+        # In a savepoint, which takes no snapshot.
+        with suppress(psycopg.errors.InsufficientPrivilege), session.transaction():
+            session.execute(statement)
 
 
 @contextmanager
@@ -287,7 +298,8 @@ def locked_snapshot(
     """A snapshot in which the relation, and all that is below it, can be read whole; yields
     `table` as the catalogs describe it there.
 
-    Raises Overtaken where that is not `expected`, and as `describe` does.
+    Raises Changed where that is not `expected`, Overtaken where its rows were rewritten meanwhile,
+    and as `describe` does.
     """
     with session.snapshot():
         # Before the snapshot: a table rewritten or truncated after it would look empty to it.
@@ -296,7 +308,7 @@ def locked_snapshot(
         described = describe(session, expected.relation.schema, table, ask)
         # What to read was decided by the catalog as it was before the snapshot.
         if described != expected:
-            raise Overtaken(
+            raise Changed(
                 f"{described.relation}: its columns or key changed while it was being read; retry"
             )
         _lock_below(session, described)

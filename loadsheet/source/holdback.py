@@ -177,6 +177,19 @@ def now(session: psycopg.Connection[Any]) -> str:
     return str(row[0])
 
 
+def open_now(session: psycopg.Connection[Any]) -> Holder | None:
+    """The oldest transaction that is open now, or None. As `open_since`, in one transaction where a
+    single look is enough. To call outside of a transaction."""
+    # A second look needs another one: within one, the server shows its sessions as they were at
+    # the first look.
+    with session.transaction():
+        moment = now(session)
+        oldest = _oldest(session, moment)
+        if oldest is None or not oldest.may_pass:
+            return _first_of(session, oldest)
+    return open_since(session, moment)
+
+
 def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     """The oldest transaction that was open at `moment` and still is, or None."""
     oldest = None
@@ -186,6 +199,11 @@ def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
             break
         # Within some milliseconds it shows as active, as waiting for its client, or with its lock.
         time.sleep(0.001)
+    return _first_of(session, oldest)
+
+
+def _first_of(session: psycopg.Connection[Any], oldest: _Open | None) -> Holder | None:
+    """A prepared transaction where there is one, else the session."""
     prepared = session.execute(_PREPARED).fetchone()
     if prepared:
         who, user = prepared

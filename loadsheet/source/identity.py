@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused, SourceChanged, Unavailable
+from loadsheet.pinned import PinnedSession
 from loadsheet.source.table import SourceTable
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ FROM pg_database d WHERE datname = current_database()
 _WAL = """
 SELECT lsn::text,
        CASE WHEN NOT pg_is_in_recovery()
-           THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
+           THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline,
+       CASE WHEN pg_is_in_recovery() THEN true
+           ELSE pg_current_wal_flush_lsn() >= lsn END AS durable
 FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
     ELSE pg_current_wal_insert_lsn() END) w (lsn)
 """
@@ -92,6 +95,8 @@ class Identity:
     is_standby: bool
     started: str
     """When the server was started, which tells it from other standbys of the same primary."""
+    is_durable: bool
+    """Whether a crash can no longer take back what is visible now (`wait_until_durable`)."""
 
     def since(self, last: Mapping[str, str]) -> Difference:
         """How it differs from the facts of the last load. A fact that either side lacks is not
@@ -132,32 +137,45 @@ def see(session: psycopg.Connection[Any]) -> Identity:
         facts.pop("next_transaction", None)
     now = {name: facts[name] for name in names if facts.get(name)}
     return Identity(
-        facts=now, is_standby=bool(facts.get("standby")), started=str(facts.get("started"))
+        facts=now,
+        is_standby=bool(facts.get("standby")),
+        started=str(facts.get("started")),
+        is_durable=bool(facts.get("durable")),
     )
 
 
-def observe(
-    session: psycopg.Connection[Any], last: dict[str, str] | None, before: Identity
-) -> tuple[dict[str, str], Difference]:
-    """The source's identity in the open snapshot, as manifests keep it, and how it differs from the
-    one of the last load.
+def see_before(session: PinnedSession) -> Identity | None:
+    """The source's identity before a snapshot, for `observe`. None, which costs nothing, where the
+    session has led to a primary before: only a restart, which ends sessions, makes it a standby."""
+    if session.led_to_primary:
+        return None
+    found = see(session)
+    session.led_to_primary = not found.is_standby
+    return found
 
-    `before` is what `see` returned before the snapshot was taken. The identity lacks facts that
-    this role may not read. Raises Unavailable where `before` is another server's.
+
+def observe(
+    session: psycopg.Connection[Any], last: dict[str, str] | None, before: Identity | None
+) -> tuple[Identity, Difference]:
+    """The source's identity in the open snapshot, and how it differs from the one of the last load.
+
+    `before` is what `see_before` returned before the snapshot was taken. The identity lacks facts
+    that this role may not read. Raises Unavailable where `before` is another server's.
     """
     now = see(session)
-    return now.facts, _in_snapshot(now, before).since(last or {})
+    return now, _in_snapshot(now, before).since(last or {})
 
 
 # Separate, so that a test can show what happens without it.
-def _in_snapshot(now: Identity, before: Identity) -> Identity:
+def _in_snapshot(now: Identity, before: Identity | None) -> Identity:
     """The identity as it was when the snapshot was taken, or before. A standby replays meanwhile:
     the position that it shows now may be above rows of the last load that its snapshot has not."""
     if not now.is_standby:
         return now
-    if before.started != now.started:
+    # Through a pooler, a session may lead to a primary first, and to a standby then.
+    if before is None or before.started != now.started:
         raise Unavailable(
-            "the source is a standby, and this connection has led to two of them within one step;"
+            "the source is a standby, and this connection has led to two servers within one step;"
             " nothing was written. Connect to one standby, or to the primary"
         )
     return before
@@ -171,7 +189,8 @@ def is_another(last: Mapping[str, str], now: Mapping[str, str]) -> bool:
 
 def wait_until_durable(session: psycopg.Connection[Any], found: Mapping[str, str]) -> None:
     """Return when a crash of the source can no longer take back what was visible at the WAL
-    position that `observe` has `found`. Call it outside of a transaction.
+    position that `observe` has `found`. Call it outside of a transaction, and only where the
+    identity was not known to be durable (`is_durable`).
 
     Without this, a crash soon after an extract moves the WAL position back below the recorded one,
     as a restore from a backup does; and under synchronous_commit = off it takes back rows that were

@@ -124,6 +124,7 @@ class Window:
             self._cursor.refuse_clock_set_back(self._lower(watermark))
             also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
             above, tied = self._above(last, watermark)
+            self._cursor.ask_early(self._mode, watermark)
         self._refuse_lost_uniqueness(last, watermark)
         rows = self._rows(action, watermark, above, watermark, also)
         facts = {**rows.facts, INITIAL_VALUE: self._earliest_start(last)}

@@ -76,7 +76,7 @@ def verify_table(
             offered = extensions.offered(warehouse, pipeline, target, False)
             schema = pipeline.source.schema
             expected = catalog.describe(source, schema, table, lambda: offered)
-            before = identity.see(source)
+            before = identity.see_before(source)
             with catalog.locked_snapshot(source, table, expected, lambda: offered) as described:
                 _refuse_other(source, table, described, last, before)
                 _compare(verdict, table, look, target, described, scope, last, source, warehouse)
@@ -104,7 +104,7 @@ def _refuse_other(
     table: Table,
     described: SourceTable,
     last: Last,
-    before: identity.Identity,
+    before: identity.Identity | None,
 ) -> None:
     """Raises Refused where the source's table is not the one that was loaded, or was read by
     another cursor."""

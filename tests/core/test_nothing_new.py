@@ -19,6 +19,7 @@ from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.pinned import PinnedSession
 from loadsheet.preview import quiet
 from loadsheet.preview.pipeline import preview_pipeline
+from loadsheet.source import catalog
 from loadsheet.source import nothing_new as in_source
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.status import rows as status_rows
@@ -290,6 +291,38 @@ def test_rows_that_come_after_the_look_are_read_by_the_next_run(
     monkeypatch.setattr(runner, "find_nothing_new", look)
     assert project.succeed()["load.load_t1"] == "done"
     assert not any(project.differences(name) for name in names)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_table_that_changes_after_the_look_is_described_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, changes: bool
+) -> None:
+    names = few(project)
+    project.in_source("UPDATE t1 SET what = 'new', at = now() WHERE id = 1")
+    look, describe = runner.find_nothing_new, catalog.describe
+    asked: list[str] = []
+
+    def look_and_alter(*given: Any) -> dict[str, Outcome]:
+        said = look(*given)
+        if changes:
+            project.in_source("ALTER TABLE t1 ADD COLUMN colour text DEFAULT 'red'")
+        return said
+
+    def counting(*given: Any, **more: Any) -> Any:
+        asked.append(given[2].name)
+        return describe(*given, **more)
+
+    monkeypatch.setattr(runner, "find_nothing_new", look_and_alter)
+    monkeypatch.setattr(catalog, "describe", counting)
+    assert project.succeed()["load.load_t1"] == "done"
+    # In the snapshot; or there, before another one, and there again.
+    assert asked == ["t1"] * (3 if changes else 1)
+    assert not any(project.differences(name) for name in names[:1])
+    colours = project.in_warehouse(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'staging.t1'::regclass"
+        " AND attname = 'colour'"
+    )
+    assert colours == [(int(changes),)]
 
 
 def test_a_look_for_higher_values_alone_would_lose_rows(

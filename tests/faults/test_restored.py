@@ -444,10 +444,12 @@ def test_a_commit_that_waits_for_standbys_is_not_taken_for_a_deleted_row(
 
 def test_two_standbys_behind_one_connection_are_refused() -> None:
     """A pooler may lead there: the position of one says nothing of the other's snapshot."""
-    one = identity.Identity(facts={"lsn": "0/5"}, is_standby=True, started="1")
+    one = identity.Identity(facts={"lsn": "0/5"}, is_standby=True, started="1", is_durable=True)
     other = replace(one, started="2")
-    with pytest.raises(Unavailable, match="led to two of them within one step"):
+    with pytest.raises(Unavailable, match="led to two servers within one step"):
         identity._in_snapshot(one, other)
+    with pytest.raises(Unavailable, match="led to two servers within one step"):
+        identity._in_snapshot(one, None)  # it has led to a primary, which was not asked again
     assert identity._in_snapshot(one, replace(one, facts={"lsn": "0/3"})).facts == {"lsn": "0/3"}
 
 
