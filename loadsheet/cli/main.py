@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -177,9 +175,4 @@ app.callback(help=_paragraphs(_options.__doc__))(_options)
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    # Imports create objects that stay: searching them for garbage after every 700 new ones, which
-    # is Python's default, was a twelfth of a run's start.
-    gc.set_threshold(20_000)
-    # The interpreter searches them twice more as it ends, which takes 25 ms.
-    atexit.register(gc.freeze)
     app(prog_name="loadsheet")

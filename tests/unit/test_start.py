@@ -3,6 +3,7 @@ task."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -89,3 +90,49 @@ def test_ctrl_c_while_modules_are_imported_ends_with_a_word_and_130(module: str)
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+AN_END = """
+import atexit, os, sys, types, loadsheet.__main__
+class Kept:
+    def __del__(self, write=os.write):
+        write(2, b"taken apart")
+kept = Kept()
+{before}
+def command():
+    atexit.register(os.write, 2, b"called ")
+    sys.stdout.write("said")
+    sys.exit({code})
+sys.modules["loadsheet.cli.main"] = types.SimpleNamespace(main=command)
+loadsheet.__main__.main()
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_ends_with_its_output_and_code_and_takes_nothing_apart(code: int) -> None:
+    ending = [sys.executable, "-c", AN_END.format(code=code, before="")]
+    done = subprocess.run(ending, text=True, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "said", "called ")
+
+
+@pytest.mark.parametrize(
+    ("code", "before"),
+    [("'a message'", ""), ("0", "atexit.register(os.write, 2, b'first ')")],
+    ids=["no number", "somebody waits for the end already"],
+)
+def test_any_other_end_is_pythons(code: str, before: str) -> None:
+    ending = [sys.executable, "-c", AN_END.format(code=code, before=before)]
+    done = subprocess.run(ending, text=True, capture_output=True)
+    assert done.stdout == "said"
+    assert done.stderr.endswith("taken apart")
+    assert ("first" in done.stderr) == bool(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to /dev/full")
+def test_output_that_cannot_be_written_is_told_at_the_end() -> None:
+    ending = [sys.executable, "-c", AN_END.format(code=0, before="")]
+    with open("/dev/full", "w") as full:
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(ending, text=True, stdout=full, stderr=subprocess.PIPE, env=env)
+    assert done.returncode == 120
+    assert "No space left on device" in done.stderr
