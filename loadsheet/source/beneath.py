@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from loadsheet.errors import WorkError
+from loadsheet.errors import Refused, WorkError
 from loadsheet.source.late_rows import View, why_late
 
 # The relations of a view are read from its stored query, because pg_depend leaves out system
@@ -98,16 +98,17 @@ class _Below(NamedTuple):
     name: str
     is_unlogged: bool
     is_system: bool
-    definition: str
+    definition: str | None
     calls_functions: bool
-    action: str
+    action: str | None
     """`definition`, `action` and `functions` are those of a view."""
     functions: dict[str, str | None] | None
 
 
 def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> Beneath:
     """What is below the relation `oid`. `named` are the columns whose meaning counts, the cursor
-    and the key: a view that only gets other columns selects the same rows."""
+    and the key: a view that only gets other columns selects the same rows. Raises Refused for a
+    view's query that is not as PostgreSQL stores it."""
     rows = session.execute(_BELOW, {"oid": oid}).fetchall()
     leaves = []
     attached = []
@@ -118,6 +119,11 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
     has_table = False
     for one in (_Below(*row) for row in rows):
         if one.kind == "v":
+            if one.definition is None or one.action is None:
+                raise Refused(
+                    f"the source's catalogs show view {one.name} without its query: check what the"
+                    " connection leads to"
+                )
             is_top = one.oid == oid
             definitions.append(_rows_selected(one.definition, named if is_top else None))
             view = View(one.name, one.action, one.functions or {})

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -23,6 +23,7 @@ from loadsheet.errors import HeldBack, Refused
 from loadsheet.postgres import EXTRACTOR, EXTRACTOR_LOCK
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
+from loadsheet.wording import shortened
 
 _log = logging.getLogger(__name__)
 
@@ -171,10 +172,21 @@ def _why_blind(
 
 
 def now(session: psycopg.Connection[Any]) -> str:
-    """The source's clock as text, in UTC."""
+    """The source's clock as text, in UTC. Raises Refused for a text that is no time."""
     row = session.execute("SELECT clock_timestamp()::text").fetchone()
     assert row
-    return str(row[0])
+    return _as_time(row[0])
+
+
+def _as_time(text: str) -> str:
+    """The text, which is recorded and read again by later runs: a time, or Refused is raised."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(
+            f"the source gives {shortened(text)!r} as a time: check what the connection leads to"
+        ) from None
+    return text
 
 
 def open_now(session: psycopg.Connection[Any]) -> Holder | None:
@@ -211,7 +223,7 @@ def _first_of(session: psycopg.Connection[Any], oldest: _Open | None) -> Holder 
     if oldest is None:
         return None
     return Holder(
-        since=oldest.since,
+        since=_as_time(oldest.since) if oldest.since else None,
         who=oldest.who,
         pid=oldest.pid,
         user=oldest.user,

@@ -125,7 +125,7 @@ class Difference:
 
 
 def see(session: psycopg.Connection[Any]) -> Identity:
-    """The source's identity."""
+    """The source's identity. Raises Refused where it is not written as PostgreSQL does."""
     facts = _query(session, (_DATABASE, _WAL, _CONTROL))
     facts["timeline"] = facts.get("timeline") or facts.get("heard")
     names = (
@@ -136,6 +136,7 @@ def see(session: psycopg.Connection[Any]) -> Identity:
         # Nothing can tell when a crash no longer takes it back (`wait_until_durable`).
         facts.pop("next_transaction", None)
     now = {name: facts[name] for name in names if facts.get(name)}
+    _refuse_unreadable(now)
     return Identity(
         facts=now,
         is_standby=bool(facts.get("standby")),
@@ -247,6 +248,15 @@ def _query(session: psycopg.Connection[Any], queries: tuple[str, ...]) -> dict[s
     return facts
 
 
+def _refuse_unreadable(facts: Mapping[str, str]) -> None:
+    """Raises Refused for what is no number: it would be recorded, and fail in each later run."""
+    for name in ("oldest_transaction", "next_transaction", "seen_on_standby"):
+        if name in facts:
+            _transaction(facts[name])
+    if "lsn" in facts:
+        _place_in_wal(facts["lsn"])
+
+
 def _is_lower(position: str | None, other: str | None) -> bool:
     """Whether a WAL position, as the server writes it (`16/B374D848`), is below another one; not
     where one is missing."""
@@ -296,8 +306,8 @@ def _waiting(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 def _transaction(text: str) -> int:
     if re.fullmatch("[0-9]{1,20}", text) is None:
         raise Refused(
-            f"the source's next transaction is recorded as {text!r}, which is no transaction id:"
-            " check what the connection leads to"
+            f"the source gives {text!r} as a transaction, which is no transaction id: check what"
+            " the connection leads to"
         )
     return int(text)
 

@@ -54,6 +54,7 @@ _EXPRESSIONS = {
 }
 _HOLDERS = {"TARGETENTRY": "expr", "RANGETBLFUNCTION": "funcexpr"}
 """Nodes that are no expressions, and the field that has one."""
+_UNKNOWN_ENTRY = "it has an entry of FROM that is not known"
 _TIME_OF_THE_STANDARD = 8
 """The last of the SQLVALUEFUNCTIONs that tell the time; the others tell a name."""
 # PostgreSQL's own functions that depend on settings alone, which our sessions pin: comparisons and
@@ -90,8 +91,9 @@ def why_late(views: Sequence[View]) -> str:
         query = nodes.query_of(view.action)
         try:
             _Walk(view.functions).query(query, is_inner=view is not views[0])
-        except _Late as found:
-            return f"a row may appear in view {view.name} with an old cursor, because {found}"
+        except (_Late, RecursionError) as found:
+            why = found if isinstance(found, _Late) else "its query is nested too deeply"
+            return f"a row may appear in view {view.name} with an old cursor, because {why}"
     return ""
 
 
@@ -128,6 +130,8 @@ class _Walk:
         self._expression(conditions, "it has a condition that")
         tables = 0
         for place in sources:
+            if not 0 < place <= len(entries):
+                raise _Late(_UNKNOWN_ENTRY)
             entry = entries[place - 1]
             kind = entry.number("rtekind")
             if entry.node("tablesample") is not None:
@@ -135,10 +139,12 @@ class _Walk:
             if kind in (_RELATION, _SUBQUERY, _CTE):
                 tables += _has_table(entry, query)
             elif kind in (_FUNCTION, _VALUES):
-                rows = entry.fields["functions" if kind == _FUNCTION else "values_lists"]
+                rows = entry.fields.get("functions" if kind == _FUNCTION else "values_lists")
+                if rows is None:
+                    raise _Late(_UNKNOWN_ENTRY)
                 self._expression(rows, "it has an entry of FROM that")
             elif kind != _RESULT:
-                raise _Late("it has an entry of FROM that is not known")
+                raise _Late(_UNKNOWN_ENTRY)
             if kind == _SUBQUERY:
                 self._inner(entry, "subquery", is_inner or bool(conditions))
         if tables > 1 and query.node("setOperations") is None:
@@ -220,8 +226,8 @@ def _is_no_limit(name: str, query: Node) -> bool:
         return False
     if value["constisnull"] == "true":
         return True
-    digits = set(value.fields.get("constvalue", [])[2:-1])
-    return name == "limitOffset" and digits == {"0"}
+    digits = value.fields.get("constvalue", [])[2:-1]
+    return name == "limitOffset" and bool(digits) and all(digit == "0" for digit in digits)
 
 
 def _refuse_differences(union: Node) -> None:

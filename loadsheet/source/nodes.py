@@ -12,6 +12,8 @@ from loadsheet.wording import shortened
 
 # A backslash takes the meaning from the next character. All braces and blanks in names have one.
 _TOKEN = re.compile(r"[(){}]|(?:\\.|[^\s(){}\\])+", re.DOTALL)
+_NUMBER = re.compile("-?[0-9]{1,10}")
+"""A number of 32 bits: an oid, a place in a list, a level."""
 _FIRST_BYTES_OF_TEXT = 4
 """The length of a value of variable length, in front of its bytes."""
 
@@ -38,7 +40,7 @@ class Node:
     def number(self, name: str) -> int:
         """The number in a field; -1 where there is none."""
         value = self[name]
-        if not isinstance(value, str) or not re.fullmatch(r"-?\d+", value):
+        if not isinstance(value, str) or not _NUMBER.fullmatch(value):
             return -1
         return int(value)
 
@@ -56,25 +58,31 @@ class Node:
         try:
             numbers = [int(value) % 256 for value in values[2:-1]]
             return bytes(numbers[_FIRST_BYTES_OF_TEXT:]).decode()
-        except ValueError:
+        except (ValueError, TypeError):
             return ""
 
 
-def expression_of(text: str) -> Any:
+def expression_of(text: str) -> Node:
     """The expression that a server's catalog holds as `text`. Raises Refused for a text that
-    PostgreSQL does not write."""
-    found = _parse(text)
-    if len(found) != 1:
-        raise _unknown(text)
-    return found[0]
+    PostgreSQL does not write.
+
+    What its fields hold is not checked: whoever walks a tree takes what it does not know as such.
+    """
+    return _only_node(_parse(text), text)
 
 
 def query_of(text: str) -> Node:
     """The query of a view, from its rule. Raises Refused as `expression_of` does."""
-    queries = expression_of(text)
-    if not (isinstance(queries, list) and len(queries) == 1 and isinstance(queries[0], Node)):
+    found = _parse(text)
+    # The rule of a view is a list of one query.
+    queries = found[0] if len(found) == 1 else None
+    return _only_node(queries, text)
+
+
+def _only_node(found: Any, text: str) -> Node:
+    if not (isinstance(found, list) and len(found) == 1 and isinstance(found[0], Node)):
         raise _unknown(text)
-    return queries[0]
+    return found[0]
 
 
 def _unknown(text: str) -> Refused:

@@ -166,7 +166,10 @@ class _Walk:
 
     def cursor(self, table: SourceTable) -> None:
         """The cursor of the table or view that is read."""
-        self.column(table.oid, self._column.attnum, _Wanted(self._column.source_type))
+        try:
+            self.column(table.oid, self._column.attnum, _Wanted(self._column.source_type))
+        except RecursionError:
+            raise self._shifted("the views that it is read from are nested too deeply") from None
         if len(self._counting) > 1 and not self._is_time:
             first, second = list(self._counting.values())[:2]
             raise self._shifted(f"{first} and {second}, which may count differently")
@@ -246,8 +249,7 @@ class _Walk:
 
     def _var(self, scope: _Scope, var: Node, wanted: _Wanted) -> None:
         """A column that a query names."""
-        for _ in range(var.number("varlevelsup")):
-            scope = scope.outer or scope
+        scope = _outwards(scope, var.number("varlevelsup"))
         self._source(scope, var.number("varno"), var.number("varattno"), wanted)
 
     def _source(self, scope: _Scope, place: int, number: int, wanted: _Wanted) -> None:
@@ -294,6 +296,8 @@ class _Walk:
                 self._expression(argument, wanted, where, var)
             return
         function = node.number("funcid") if node.kind == "FUNCEXPR" else 0
+        if not inner:
+            raise self._shifted(where)
         if function in _BETWEEN_NUMBERS:
             self._expression(inner[0], wanted, where, var)
             return
@@ -336,11 +340,17 @@ def _branches(union: Node) -> Iterator[int]:
             yield from _branches(side)
 
 
+def _outwards(scope: _Scope, levels: int) -> _Scope:
+    """The query so many levels above this one."""
+    while levels > 0 and scope.outer is not None:
+        scope = scope.outer
+        levels -= 1
+    return scope
+
+
 def _with_query(scope: _Scope, entry: Node) -> _Scope | None:
     """The query of WITH that an entry of FROM names."""
-    holder = scope
-    for _ in range(entry.number("ctelevelsup")):
-        holder = holder.outer or holder
+    holder = _outwards(scope, entry.number("ctelevelsup"))
     for common in holder.query.nodes("cteList"):
         query = common.node("ctequery")
         if common["ctename"] == entry["ctename"] and query is not None:
