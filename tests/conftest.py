@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 os.environ["LOADSHEET_CACHE"] = os.environ["LOADSHEET_STATE"] = ""
 
@@ -28,7 +29,13 @@ heed_signals_in_children()
 def pytest_collection_finish() -> None:
     """Of what was imported and collected nothing becomes garbage: to look through all of it again
     and again took 0.2 of the 3.6 s of `test_compiled.py` and `test_order.py`. And garbage is looked
-    for as rarely as the command line does: 20.1 instead of 20.4 s of a core for `test_adopt.py`."""
+    for rarely, as by the command line: 20.1 instead of 20.4 s of a core for `test_adopt.py`."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)
+
+
+def pytest_sessionfinish() -> None:
+    """The process that forks others would end a moment after the tests, and be found running."""
+    if forked := sys.modules.get("tests.forked"):
+        forked.end()

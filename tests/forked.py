@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing import forkserver
+from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -47,6 +49,12 @@ def command_line(
             printed.append(stream.read().decode())
     command = ["loadsheet", *arguments]
     return subprocess.CompletedProcess(command, process.exitcode, printed[0], printed[1])
+
+
+def end() -> None:
+    """End the process that forks, if it was started, and wait for it."""
+    server: Any = forkserver
+    server._forkserver._stop()
 
 
 def _path(descriptor: int) -> str:
