@@ -85,6 +85,8 @@ class Attempt:
         """What the outcome's message adds about what was found while rows were read."""
         self.read_at = ""
         """The source's clock when its rows were looked at."""
+        self.has_snapshot = False
+        """Whether the snapshot that is read shows the table as it was described."""
         self.source_is_durable = False
         """Whether a crash of the source can no longer take back what was read."""
         self._fenced: _Fenced | None = None

@@ -23,6 +23,8 @@ import json
 import logging
 import time
 
+import psycopg
+
 from loadsheet.checks import Check, Checked
 from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
@@ -31,6 +33,7 @@ from loadsheet.engine.origin import identify_source
 from loadsheet.engine.reading import Upload, file_format, has_rows, is_small, read_and_store
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
+from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.lake.gone import store_keys
 from loadsheet.lake.manifest import FILE_NAME, Manifest
@@ -38,6 +41,7 @@ from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, nothing_new_since, skipped
 from loadsheet.pinned import PINNED, PinnedSession
+from loadsheet.redact import summary
 from loadsheet.source import catalog, fitness, holdback, identity, selection, ties
 from loadsheet.source.rows import OLDEST_TRANSACTION, Last, Selection
 from loadsheet.source.table import SourceTable
@@ -51,6 +55,8 @@ from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
+# What is said of a table by its description. A lost session is none.
+_VERDICTS = (Refused, psycopg.ProgrammingError, psycopg.DataError)
 
 
 def extract(
@@ -80,6 +86,12 @@ def extract(
                     return _extract(attempt, source, progress, load, described)
             except catalog.Changed as error:
                 _log.info("%s. Starting again", error)
+            except _VERDICTS as error:
+                # By a description that no snapshot has confirmed it is none either: the cursor may
+                # have another type by now, or be gone.
+                if attempt.has_snapshot:
+                    raise
+                _log.info("%s. Describing the table again", summary(error))
         with _early(attempt, early) as load:
             return _extract(attempt, source, progress, load)
 
@@ -287,6 +299,7 @@ def _read_and_seal(
     ask = attempt.ask_types
     before = identity.see_before(source)
     with catalog.locked_snapshot(source, attempt.table, expected, ask) as described:
+        attempt.has_snapshot = True
         reach("extract.snapshot")
         selection.refuse_null_cursors(source, attempt.table, described)
         last_facts = attempt.seen.source or {}

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from demo.servers import S3Server
-from loadsheet.engine import nothing_new, runner
+from loadsheet.engine import extract, nothing_new, runner
 from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.outcome import Outcome, RunRequest
@@ -323,6 +323,52 @@ def test_a_table_that_changes_after_the_look_is_described_again(
         " AND attname = 'colour'"
     )
     assert colours == [(int(changes),)]
+
+
+CHANGED_AFTER_THE_LOOK = {
+    "gone": "DROP TABLE {0}",
+    "without_cursor": "ALTER TABLE {0} DROP COLUMN at",
+    "renamed_cursor": "ALTER TABLE {0} RENAME at TO moved",
+    "of_another_type": (
+        "ALTER TABLE {0} ALTER at DROP DEFAULT, ALTER at TYPE timestamp USING at AT TIME ZONE 'UTC'"
+    ),
+    "made_anew": f"DROP TABLE {{0}}; CREATE TABLE {{0}} ({BY_TIME})",
+    "viewed": "ALTER TABLE {0} RENAME TO {0}_t; CREATE MATERIALIZED VIEW {0} AS TABLE {0}_t",
+    "hidden_now": "ALTER TABLE {0} ENABLE ROW LEVEL SECURITY",
+}
+
+
+@pytest.mark.parametrize("describes_again", [True, False])
+def test_a_table_that_changes_after_the_look_fails_as_if_it_had_changed_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch, describes_again: bool
+) -> None:
+    """The negative control gives advice about a column that is no more."""
+    make(project, dict.fromkeys(CHANGED_AFTER_THE_LOOK, BY_TIME))
+    project.spec({name: dict(MERGED) for name in CHANGED_AFTER_THE_LOOK})
+    project.succeed()
+    for name in CHANGED_AFTER_THE_LOOK:
+        project.in_source(f"INSERT INTO {name} VALUES (100, 'new')")
+    look = runner.find_nothing_new
+
+    def look_and_change(*given: Any) -> dict[str, Outcome]:
+        said = look(*given)
+        for name, change in CHANGED_AFTER_THE_LOOK.items():
+            project.in_source(change.format(name))
+        return said
+
+    monkeypatch.setattr(runner, "find_nothing_new", look_and_change)
+    if not describes_again:
+        monkeypatch.setattr(extract, "_VERDICTS", ())
+    after = project.run(run_id="same")
+    monkeypatch.setattr(runner, "find_nothing_new", look)
+    monkeypatch.setattr(nothing_new, "FEWEST", 1_000)
+    before = project.run(run_id="same")
+    as_before = []
+    for name in CHANGED_AFTER_THE_LOOK:
+        step = f"extract.extract_{name}"
+        assert after[step].state == before[step].state == "failed", name
+        as_before.append(str(after[step].result) == str(before[step].result))
+    assert all(as_before) is describes_again
 
 
 def test_a_look_for_higher_values_alone_would_lose_rows(
