@@ -30,7 +30,15 @@ from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
 from loadsheet.engine.origin import identify_source
-from loadsheet.engine.reading import Upload, file_format, has_rows, is_small, read_and_store
+from loadsheet.engine.reading import (
+    Upload,
+    file_format,
+    has_rows,
+    is_recorded,
+    is_small,
+    read_and_store,
+    recorded_content,
+)
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.errors import Refused
@@ -45,7 +53,7 @@ from loadsheet.redact import summary
 from loadsheet.source import catalog, fitness, holdback, identity, selection, ties
 from loadsheet.source.rows import OLDEST_TRANSACTION, Last, Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.models import Mode, Pipeline, Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import adopt, current, intervals, ledger
@@ -343,7 +351,7 @@ def _read_and_seal(
                 early.expect(described, rows, layout.format)
             upload = _read(attempt, source, described, rows, store, early.is_expected)
             early.expect_no_first()
-        rewritten = _seen_again(attempt, source, described, upload, origin)
+        rewritten = _seen_again(attempt, source, described, upload, rows.action, origin)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
@@ -388,12 +396,14 @@ def _seen_again(
     source: PinnedSession,
     described: SourceTable,
     upload: Upload,
+    action: Mode,
     origin: dict[str, str],
 ) -> SeenAgain | None:
     """What is to be recorded of a table that was copied whole and has the content of its last load:
     which transactions have written its rows now. None where they are those of then, and for what is
     news. Without it, a row that is damaged in the target later would pass for a newer one."""
-    if upload.content_sha256 is None or upload.content_sha256 != attempt.seen.content_sha256:
+    content, recorded = upload.content_sha256, attempt.seen.content_sha256
+    if content is None or not is_recorded(content, recorded, action):
         return None
     last = attempt.seen.source or {}
     look = ties.look(source, described, described.columns[0].name)
@@ -497,7 +507,7 @@ def _manifest(
         marks_gone=keeps_deleted(attempt.table) and not attempt.request.sample,
         deletes_checked_at=found.checked_at,
         gone_found=found.gone_rows if found.checked_at else None,
-        content_sha256=upload.content_sha256,
+        content_sha256=recorded_content(upload.content_sha256, rows.action),
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,
         source={**origin, KEY: json.dumps(list(key))},

@@ -19,7 +19,7 @@ import psycopg
 
 from loadsheet.deadline import limited
 from loadsheet.engine.attempt import as_last
-from loadsheet.engine.reading import content_hash, content_sha256, file_format
+from loadsheet.engine.reading import content_hash, content_sha256, file_format, is_recorded
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import InputError, LoadsheetError, Refused
 from loadsheet.lake.parts import Layout
@@ -252,7 +252,9 @@ def _with_same_content(
     for one in candidates:
         if one.source.oid not in small:
             continue
-        if _content(source, one.source, layouts[one.table.name]) == one.scope.content_sha256:
+        content = _content(source, one.source, layouts[one.table.name])
+        action = one.table.mode_with_key(bool(one.source.key))
+        if is_recorded(content, one.scope.content_sha256, action):
             found.append(one)
     return _with_facts(source, found)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 
 from loadsheet.errors import Refused
+from loadsheet.preview.pipeline import preview_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 CREATE = """
@@ -227,3 +229,37 @@ def test_an_interval_is_read_once_and_can_be_repeated(project: Project) -> None:
     ]
     error = project.run()["extract.extract_item"].result
     assert isinstance(error, Refused) and "--from and --to" in str(error)
+
+
+@pytest.mark.parametrize("count", [1, 3])  # of three, a look finds those without news
+def test_a_replacement_removes_what_merges_have_left_also_where_the_source_is_as_it_was(
+    project: Project, count: int
+) -> None:
+    names = [f"t{number}" for number in range(count)]
+    for name in names:
+        project.in_source(f"CREATE TABLE {name} (id int PRIMARY KEY)")
+        project.in_source(f"INSERT INTO {name} SELECT generate_series(1, 9)")
+    merged = {name: {"mode": "merge"} for name in names}
+
+    def loads() -> set[str]:
+        states = project.succeed()
+        return {states[f"load.load_{name}"] for name in names}
+
+    project.spec(merged)
+    assert loads() == {"done"}
+    assert loads() == {"skipped"}
+    for name in names:
+        project.in_source(f"DELETE FROM {name} WHERE id = 1; INSERT INTO {name} VALUES (10)")
+    assert loads() == {"done"}
+    assert loads() == {"skipped"}
+    assert [project.differences(name) for name in names] == [1] * count
+    project.spec(dict.fromkeys(names))
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    _, plan = preview_pipeline(pipeline, project.connections)
+    assert {plan[f"extract.extract_{name}"].changes for name in names} == {"yes"}
+    assert loads() == {"done"}
+    assert [project.differences(name) for name in names] == [0] * count
+    assert loads() == {"skipped"}
+    # What a replacement has made is what a merge would make of it.
+    project.spec(merged)
+    assert loads() == {"skipped"}
