@@ -402,8 +402,7 @@ def _seen_again(
     """What is to be recorded of a table that was copied whole and has the content of its last load:
     which transactions have written its rows now. None where they are those of then, and for what is
     news. Without it, a row that is damaged in the target later would pass for a newer one."""
-    content, recorded = upload.content_sha256, attempt.seen.content_sha256
-    if content is None or not is_recorded(content, recorded, action):
+    if not is_recorded(upload.content_sha256, attempt.seen.content_sha256, action):
         return None
     last = attempt.seen.source or {}
     look = ties.look(source, described, described.columns[0].name)

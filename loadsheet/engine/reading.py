@@ -67,8 +67,11 @@ def recorded_content(content: str | None, action: Mode) -> str | None:
 
 def is_recorded(content: str | None, recorded: str | None, action: Mode) -> bool:
     """Whether an extraction of this content, for a load by this `action`, brings nothing new to the
-    target of the recorded load. A merge leaves rows that are gone from the source, so the target of
-    one need not be what a replacement makes of the same content."""
+    target of the recorded load; False where the content was not hashed. A merge leaves rows that
+    are gone from the source, so the target of one need not be what a replacement makes of the same
+    content."""
+    if content is None:
+        return False
     return recorded == content or (
         action != "replace" and recorded == recorded_content(content, action)
     )
