@@ -29,7 +29,7 @@ from loadsheet.checks import Check, Checked
 from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
-from loadsheet.engine.origin import identify_source
+from loadsheet.engine.origin import identify_source, wait_until_durable
 from loadsheet.engine.reading import (
     Upload,
     file_format,
@@ -357,9 +357,9 @@ def _read_and_seal(
     reach("extract.copied")
     if not found.is_news and news.is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
-        if (rewritten or attempt.interval_of(rows)) and not attempt.source_is_durable:
+        if rewritten or attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
-            identity.wait_until_durable(source, origin)
+            wait_until_durable(attempt, source, origin)
         if found.checked_at or (
             rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
         ):
@@ -371,8 +371,7 @@ def _read_and_seal(
         raise HasNews
     upload.finish()
     reach("extract.parts_stored")
-    if not attempt.source_is_durable:
-        identity.wait_until_durable(source, origin)
+    wait_until_durable(attempt, source, origin)
     manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
     seal(attempt, manifest)
     early.keep(manifest.load_id)
@@ -422,13 +421,13 @@ def _read(
     is_loaded_meanwhile: bool,
 ) -> Upload:
     """Read all of `rows` and store them."""
+    is_hashed = news.is_compared(attempt, rows)
     if attempt.table.extract_tasks == 1:
-        is_hashed = news.is_compared(attempt, rows)
         return read_and_store(source, described, rows, store, is_hashed, is_loaded_meanwhile)
     from loadsheet.engine import shared_reading  # few tables are that large
 
     return shared_reading.read_together(
-        attempt, source, described, rows, store, is_loaded_meanwhile
+        attempt, source, described, rows, store, is_hashed, is_loaded_meanwhile
     )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from loadsheet.deadline import remaining
 from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.origin import wait_until_durable
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession
@@ -180,8 +181,7 @@ class _Fill:
             rows = Selection(action="merge", where=part.where)
             upload = read_and_store(source, part.table, rows, store)
         upload.finish()
-        if not attempt.source_is_durable:
-            identity.wait_until_durable(source, origin)
+        wait_until_durable(attempt, source, origin)
         manifest = self._manifest(attempt, part, format, upload, read_at, origin)
         seal(attempt, manifest)
         return manifest.load_id

@@ -80,6 +80,13 @@ def identify_source(
     return origin
 
 
+def wait_until_durable(attempt: Attempt, source: Session, origin: dict[str, str]) -> None:
+    """As `identity.wait_until_durable`, for the `origin` that `attempt` has seen. Asks nothing
+    where it was durable when it was seen."""
+    if not attempt.source_is_durable:
+        identity.wait_until_durable(source, origin)
+
+
 def _kept_facts(attempt: Attempt) -> tuple[str, ...]:
     """What a load that leaves the watermark as it is leaves of the facts of the last one, because
     it does not read all that is new: of new leaves, for example, an interval reads some rows, and

@@ -29,10 +29,10 @@ Open = Callable[[], contextlib.AbstractContextManager[PinnedSession]]
 Result = TypeVar("Result")
 # A server under load has taken 0.3 s to end a session that was closed.
 _ENDING_SECONDS = 5
+_ENDING_POLL_SECONDS = 0.05
 # Longer than the first tables of a run wait for their turn, and too short for a table to change in
 # most runs: then its step describes it again.
 _DESCRIBED_SECONDS = 10
-_ENDING_POLL_SECONDS = 0.05
 
 
 class Described:

@@ -31,7 +31,6 @@ from typing import TypeVar
 import psycopg
 
 from loadsheet.deadline import remaining
-from loadsheet.engine import news
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import (
     READERS,
@@ -98,6 +97,7 @@ def read_together(
     described: SourceTable,
     rows: Selection,
     store: PartStore,
+    is_hashed: bool,
     is_loaded_meanwhile: bool,
 ) -> Upload:
     """As `reading.read_and_store`, with the help of other tasks where the table is large enough.
@@ -109,7 +109,6 @@ def read_together(
     if rows.action == "replace" and not rows.sample:
         count = READERS * attempt.table.extract_tasks
         conditions = stream.page_ranges(source, described, count)
-    is_hashed = news.is_compared(attempt, rows)
     if len(conditions) < 2:
         return read_and_store(source, described, rows, store, is_hashed, is_loaded_meanwhile)
     fenced = attempt.take_fence_once()

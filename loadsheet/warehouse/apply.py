@@ -249,7 +249,7 @@ def merge(
         # ANALYZE would only count them, in a tenth of the time that such a merge takes.
         by_index = True
     else:
-        # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
+        # First, because the counts of each table's last ANALYZE are compared.
         _analyze_key(session, incoming, key)
         by_index = has_key and tables.is_small_part(session, incoming, target)
     lookup = _IndexLookup(session)

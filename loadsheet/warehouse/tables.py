@@ -137,7 +137,12 @@ def as_shape(
     key: Sequence[tuple[Any, ...]],
 ) -> Shape:
     """The shape that the answers tell."""
-    return Shape(columns=dict(columns), domains=dict(domains), key=tuple(key[0][1]) if key else ())
+    return Shape(columns=dict(columns), domains=dict(domains), key=_columns_of_key(key))
+
+
+def _columns_of_key(answer: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
+    """By what `_PRIMARY_KEY` has answered; empty where there is no primary key."""
+    return tuple(answer[0][1]) if answer else ()
 
 
 def is_small_part(session: Session, part: Relation, whole: Relation) -> bool:
@@ -181,7 +186,7 @@ def look_before_merge(session: Session, incoming: Relation, target: Relation) ->
         types=dict(types),
         arriving=dict(arriving),
         long={name for (name,) in long},
-        key=tuple(key[0][1]) if key else (),
+        key=_columns_of_key(key),
         rows=rows[0][0] if rows else -1,
     )
 
