@@ -61,6 +61,14 @@ _DURABLE = """
 SELECT CASE WHEN pg_is_in_recovery() THEN true
     ELSE pg_current_wal_flush_lsn() >= CAST(%(lsn)s AS pg_lsn) END
 """
+# Ends with a commit that waits until the WAL is flushed, as any commit that has written into it: a
+# message that nobody reads is the least to write, and a role that only reads may do so. Measured:
+# 1 ms, where the WAL writer takes 0.2 to 0.6 s. Under wal_level = logical somebody may read it.
+_FLUSH = """
+SELECT set_config('synchronous_commit', 'local', true),
+       pg_logical_emit_message(true, 'loadsheet', '')
+WHERE current_setting('wal_level') IN ('minimal', 'replica')
+"""
 # Ends with a commit record, which the WAL writer flushes with everything before it within three
 # rounds of wal_writer_delay (0.2 s). On a quiet server nothing else may do so for 15 s.
 _USE_A_TRANSACTION_ID = "SELECT pg_current_xact_id()"
@@ -208,9 +216,9 @@ def wait_until_durable(session: psycopg.Connection[Any], found: Mapping[str, str
         if not asked_for_flush:
             _log.debug("the source's WAL is not flushed up to %s yet", found["lsn"])
             asked_for_flush = True
-            try:
-                session.execute(_USE_A_TRANSACTION_ID)
-            except _WITHHELD:
+            if _flush(session):
+                continue
+            if not _ask_wal_writer(session):
                 # Then a crash in the next moments may be taken for a restore.
                 time.sleep(_WAL_WRITER_SECONDS)
                 return
@@ -221,6 +229,23 @@ def wait_until_durable(session: psycopg.Connection[Any], found: Mapping[str, str
                 " was recorded. Check the source's disk, then retry"
             )
         time.sleep(_DURABLE_POLL_SECONDS)
+
+
+def _flush(session: psycopg.Connection[Any]) -> bool:
+    """Have the source flush its WAL now; returns whether it has."""
+    try:
+        return session.execute(_FLUSH).fetchone() is not None
+    except _WITHHELD:
+        return False
+
+
+def _ask_wal_writer(session: psycopg.Connection[Any]) -> bool:
+    """Leave the WAL writer something to flush; returns whether this role can."""
+    try:
+        session.execute(_USE_A_TRANSACTION_ID)
+    except _WITHHELD:
+        return False
+    return True
 
 
 def _is_durable(session: psycopg.Connection[Any], lsn: str) -> bool:
