@@ -9,7 +9,7 @@ that takes the fence is usually an upload thread.
     decide which rows to read
     BEGIN, snapshot, checks
     key_search.find: which rows are gone   (only where the spec asks for it)
-    read_and_store: COPY fills parts  ---> PartStore.put: take_fence_once, then Lake.put(part)
+    copy_rows: COPY fills parts       ---> PartStore.put: take_fence_once, then Lake.put(part)
     COMMIT on the source
     nothing new? delete the parts, skip    (usually there are none, and no fence was taken)
     upload.finish: the last part      ---> PartStore.put, as above
@@ -26,21 +26,14 @@ import time
 import psycopg
 
 from loadsheet.checks import Check, Checked
-from loadsheet.engine import deletes, details, news, resume
+from loadsheet.engine import deletes, details, news, resume, snapshot
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
-from loadsheet.engine.origin import identify_source, wait_until_durable
-from loadsheet.engine.reading import (
-    Upload,
-    file_format,
-    has_rows,
-    is_recorded,
-    is_small,
-    read_and_store,
-    recorded_content,
-)
+from loadsheet.engine.origin import wait_until_durable
+from loadsheet.engine.reading import Upload, file_format, recorded_content
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
+from loadsheet.engine.snapshot import Copied
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.lake.gone import store_keys
@@ -50,15 +43,14 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, nothing_new_since, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.redact import summary
-from loadsheet.source import catalog, fitness, holdback, identity, selection, ties
-from loadsheet.source.rows import OLDEST_TRANSACTION, Last, Selection
+from loadsheet.source import catalog, selection
+from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Mode, Pipeline, Table
+from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import adopt, current, intervals, ledger
 from loadsheet.warehouse.drift import KEY
-from loadsheet.warehouse.fence import SeenAgain
 from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
 
@@ -304,150 +296,45 @@ def _read_and_seal(
     early: EarlyLoad,
 ) -> Manifest | None:
     """Read in one snapshot and store; None when there was nothing new."""
-    ask = attempt.ask_types
-    before = identity.see_before(source)
-    with catalog.locked_snapshot(source, attempt.table, expected, ask) as described:
-        attempt.has_snapshot = True
-        reach("extract.snapshot")
-        selection.refuse_null_cursors(source, attempt.table, described)
-        last_facts = attempt.seen.source or {}
-        rows = selection.compare_ties(source, attempt.table, described, rows, last_facts)
-        # A cursor value later than this is a mistake; its row must not win over later versions.
-        read_at = attempt.read_at = holdback.now(source)
-        origin = identify_source(attempt, source, described, rows, before)
-        selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
-        found = deletes.Found()
-        if attempt.repairs:
-            from loadsheet.engine import repair
-
-            rows, found = repair.find(attempt, source, described, origin)
-        elif deletes.is_due(attempt, rows, read_at):
-            if attempt.only_looks:
-                raise HasNews
-            from loadsheet.engine import key_search  # most tables need no comparison
-
-            deletes.refuse_copying(source, described)
-            found = key_search.find(attempt, source, described, rows, origin, read_at)
-            again = [*found.missing, *found.may_have_moved]
-            again += deletes.marked_before(attempt, described, source)
-            rows = key_search.with_keys(rows, described, again)
-        attempt.remarks += found.remarks
-        where = rows.where
-        attempt.warehouse.use(
-            lambda session: fitness.refuse_values(source, described, attempt.table, where, session)
-        )
-        # Called by the upload threads before each part, so the first part takes the fence.
-        store = PartStore(
-            attempt.lake,
-            lambda: attempt.take_fence_once().prefix,
-            layout,
-            progress,
-            on_stored=early.offer,
-        )
-        if attempt.only_looks:
-            upload = _read_little(attempt, source, described, rows, store)
-        else:
-            if news.may_begin_early(attempt, source, rows):
-                early.expect(described, rows, layout.format)
-            upload = _read(attempt, source, described, rows, store, early.is_expected)
-            early.expect_no_first()
-        rewritten = _seen_again(attempt, source, described, upload, rows.action, origin)
+    # The fence is asked for by the upload threads before each part, so the first part takes it.
+    store = PartStore(
+        attempt.lake,
+        lambda: attempt.take_fence_once().prefix,
+        layout,
+        progress,
+        on_stored=early.offer,
+    )
+    copied = snapshot.copy_rows(attempt, source, expected, rows, store, early)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
-    if not found.is_news and news.is_nothing_new(attempt, rows, upload):
-        _discard(attempt, upload)
-        if rewritten or attempt.interval_of(rows):
-            # It is recorded as read: a crash must not bring rows back into it.
-            wait_until_durable(attempt, source, origin)
-        if found.checked_at or (
-            rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
-        ):
-            # The whole table, or each of its keys, is as the last load left it.
-            attempt.record_unchanged(found.checked_at, found.gone_rows, rewritten)
+    if not copied.found.is_news and news.is_nothing_new(attempt, copied.rows, copied.upload):
+        _end_without_news(attempt, source, copied)
         return None
     if attempt.only_looks:
-        upload.abandon()
+        copied.upload.abandon()
         raise HasNews
-    upload.finish()
+    copied.upload.finish()
     reach("extract.parts_stored")
-    wait_until_durable(attempt, source, origin)
-    manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
+    wait_until_durable(attempt, source, copied.origin)
+    manifest = _manifest(attempt, copied, layout.format)
     seal(attempt, manifest)
     early.keep(manifest.load_id)
-    prefix = f"{attempt.lake.bucket}/{attempt.take_fence_once().prefix}"
-    details.show(
-        f"Stored in the lake: {manifest.load_id}",
-        {
-            "load id": manifest.load_id,
-            "prefix": prefix,
-            "manifest": f"{prefix}/{FILE_NAME}",
-            "parts": len(manifest.parts),
-            "format": manifest.format,
-            **details.amount(manifest.rows, manifest.size, attempt.started),
-        },
-    )
+    _show_stored(attempt, manifest)
     return manifest
 
 
-def _seen_again(
-    attempt: Attempt,
-    source: PinnedSession,
-    described: SourceTable,
-    upload: Upload,
-    action: Mode,
-    origin: dict[str, str],
-) -> SeenAgain | None:
-    """What is to be recorded of a table that was copied whole and has the content of its last load:
-    which transactions have written its rows now. None where they are those of then, and for what is
-    news. Without it, a row that is damaged in the target later would pass for a newer one."""
-    if not is_recorded(upload.content_sha256, attempt.seen.content_sha256, action):
-        return None
-    last = attempt.seen.source or {}
-    look = ties.look(source, described, described.columns[0].name)
-    written_since = look.written_since(last.get(OLDEST_TRANSACTION)) or "FALSE"
-    rows = Selection(action="replace", where=written_since)
-    if not identity.is_another(last, origin) and not has_rows(source, described, rows):
-        return None
-    return SeenAgain(oid=described.oid, facts=origin)
-
-
-def _read(
-    attempt: Attempt,
-    source: PinnedSession,
-    described: SourceTable,
-    rows: Selection,
-    store: PartStore,
-    is_loaded_meanwhile: bool,
-) -> Upload:
-    """Read all of `rows` and store them."""
-    is_hashed = news.is_compared(attempt, rows)
-    if attempt.table.extract_tasks == 1:
-        return read_and_store(source, described, rows, store, is_hashed, is_loaded_meanwhile)
-    from loadsheet.engine import shared_reading  # few tables are that large
-
-    return shared_reading.read_together(
-        attempt, source, described, rows, store, is_hashed, is_loaded_meanwhile
-    )
-
-
-def _read_little(
-    attempt: Attempt,
-    source: PinnedSession,
-    described: SourceTable,
-    rows: Selection,
-    store: PartStore,
-) -> Upload:
-    """What a look reads: of an increment no row, and a whole table only where it is small. Raises
-    HasNews where that is not enough."""
-    if attempt.table.incremental:
-        if has_rows(source, described, rows):
-            raise HasNews
-        return Upload([], [])
-    if not is_small(source, described):
-        raise HasNews
-    is_hashed = news.is_compared(attempt, rows)
-    return read_and_store(source, described, rows, store, is_hashed)
+def _end_without_news(attempt: Attempt, source: PinnedSession, copied: Copied) -> None:
+    """Leave nothing in the lake, and record what is known now."""
+    rows, found = copied.rows, copied.found
+    _discard(attempt, copied.upload)
+    if copied.seen_again or attempt.interval_of(rows):
+        # It is recorded as read: a crash must not bring rows back into it.
+        wait_until_durable(attempt, source, copied.origin)
+    read_all = rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
+    if found.checked_at or read_all:
+        # The whole table, or each of its keys, is as the last load left it.
+        attempt.record_unchanged(found.checked_at, found.gone_rows, copied.seen_again)
 
 
 def _discard(attempt: Attempt, upload: Upload) -> None:
@@ -460,18 +347,10 @@ def _discard(attempt: Attempt, upload: Upload) -> None:
         attempt.lake.remove(part.name)
 
 
-def _manifest(
-    attempt: Attempt,
-    described: SourceTable,
-    rows: Selection,
-    format: FileFormat,
-    upload: Upload,
-    read_at: str,
-    origin: dict[str, str],
-    found: deletes.Found,
-) -> Manifest:
+def _manifest(attempt: Attempt, copied: Copied, format: FileFormat) -> Manifest:
     # A table without any rows has stored no part, so nothing has taken the fence yet.
     fenced = attempt.take_fence_once()
+    described, rows, found = copied.described, copied.rows, copied.found
     cursor = attempt.table.incremental and described.column(attempt.table.incremental.cursor)
     keyed = attempt.table.mode_with_key(bool(described.key)) != "append"
     key = described.key if keyed else ()
@@ -495,19 +374,35 @@ def _manifest(
         lower=rows.lower,
         upper=rows.complete_until or rows.upper,
         moves_watermark=rows.moves_watermark,
-        read_at=read_at,
+        read_at=copied.read_at,
         clock=rows.clock,
-        rows=upload.rows,
-        parts=tuple(upload.parts),
+        rows=copied.upload.rows,
+        parts=tuple(copied.upload.parts),
         repairs=attempt.repairs,
         gone=gone,
         gone_rows=found.gone.count,
         marks_gone=keeps_deleted(attempt.table) and not attempt.request.sample,
         deletes_checked_at=found.checked_at,
         gone_found=found.gone_rows if found.checked_at else None,
-        content_sha256=recorded_content(upload.content_sha256, rows.action),
+        content_sha256=recorded_content(copied.upload.content_sha256, rows.action),
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,
-        source={**origin, KEY: json.dumps(list(key))},
+        source={**copied.origin, KEY: json.dumps(list(key))},
         settings=PINNED,
+    )
+
+
+def _show_stored(attempt: Attempt, manifest: Manifest) -> None:
+    """Log what is in the lake now, and where."""
+    prefix = f"{attempt.lake.bucket}/{attempt.take_fence_once().prefix}"
+    details.show(
+        f"Stored in the lake: {manifest.load_id}",
+        {
+            "load id": manifest.load_id,
+            "prefix": prefix,
+            "manifest": f"{prefix}/{FILE_NAME}",
+            "parts": len(manifest.parts),
+            "format": manifest.format,
+            **details.amount(manifest.rows, manifest.size, attempt.started),
+        },
     )

@@ -9,10 +9,10 @@ import pytest
 
 from loadsheet.engine import extract
 from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.snapshot import Copied
 from loadsheet.errors import Corrupt, Refused
 from loadsheet.lake.gone import store_keys
 from loadsheet.lake.manifest import Manifest
-from loadsheet.source.table import SourceTable
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -42,11 +42,11 @@ def with_gone(monkeypatch: pytest.MonkeyPatch) -> Any:
     def give(keys: list[tuple[str, ...]], **changes: Any) -> None:
         make = extract._manifest
 
-        def changed(attempt: Attempt, described: SourceTable, *more: Any) -> Manifest:
-            columns = [described.column(name) for name in described.key]
+        def changed(attempt: Attempt, copied: Copied, *more: Any) -> Manifest:
+            columns = [copied.described.column(name) for name in copied.described.key]
             prefix = attempt.take_fence_once().prefix
             gone = store_keys(attempt.lake, lambda: prefix, columns, keys)
-            manifest = make(attempt, described, *more)
+            manifest = make(attempt, copied, *more)
             return dataclasses.replace(
                 manifest, **{"gone": gone, "gone_rows": len(keys), **changes}
             )

@@ -14,7 +14,7 @@ import pytest
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet import postgres
-from loadsheet.engine import extract
+from loadsheet.engine import snapshot
 from loadsheet.engine.sessions import IdleSession
 from loadsheet.errors import Refused, Unavailable
 from loadsheet.preview.pipeline import preview_pipeline
@@ -123,7 +123,7 @@ def test_a_session_on_the_warehouse_that_was_ended_while_rows_are_read_is_replac
                 " WHERE datname = current_database() AND application_name = 'loadsheet'"
             )
 
-    monkeypatch.setattr(extract, "reach", end_sessions)
+    monkeypatch.setattr(snapshot, "reach", end_sessions)
     if opens_another:
         shop.succeed()
         return
@@ -353,7 +353,7 @@ def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
         written.grant()  # the role has the rights on the standby as well
         lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
         wait_for(standby, lsn)
-        reach = extract.reach
+        reach = snapshot.reach
 
         def vacuum(point: str) -> None:
             reach(point)
@@ -363,11 +363,11 @@ def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
                 lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
                 wait_for(standby, lsn)
 
-        monkeypatch.setattr(extract, "reach", vacuum)
+        monkeypatch.setattr(snapshot, "reach", vacuum)
         reading = replace(project, source=standby.dsn("source"))
         error = failure(reading, "extract.extract_t")
         assert isinstance(error, Unavailable) and CONFLICT in str(error)
-        monkeypatch.setattr(extract, "reach", reach)
+        monkeypatch.setattr(snapshot, "reach", reach)
         reading.succeed()
 
 

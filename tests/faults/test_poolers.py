@@ -19,7 +19,7 @@ from loadsheet import postgres
 from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import watch
-from loadsheet.engine import extract
+from loadsheet.engine import snapshot
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake import parts
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
@@ -385,7 +385,7 @@ def test_a_limit_of_pgbouncer_fails_with_what_to_change_there_and_without_it_all
     with ExitStack() as block:
         if limit.waits:
             waiting = block.enter_context(pytest.MonkeyPatch.context())
-            waiting.setattr(extract, "reach", wait_at_the_snapshot)
+            waiting.setattr(snapshot, "reach", wait_at_the_snapshot)
         port = block.enter_context(pgbouncer(project.logins, **limit.settings))
         behind = _through(project, port, limit.extra)
         if limit.beside:
@@ -455,7 +455,7 @@ def test_whatever_the_size_and_age_of_the_pool_rows_arrive(
 ) -> None:
     monkeypatch.setattr(stream, "_LEAST_BYTES", 64 << 10)
     monkeypatch.setitem(postgres.NETWORK, "connect_timeout", 2)
-    monkeypatch.setattr(extract, "reach", wait_at_the_snapshot)
+    monkeypatch.setattr(snapshot, "reach", wait_at_the_snapshot)
     begin(project)
     with pgbouncer(project.logins, **LASTING[name]) as port:
         behind = _through(project, port)

@@ -78,13 +78,13 @@ LATE = {
     "engine/diagnosis.py": (3, "drivers are imported when one of them has raised"),
     "engine/again.py": (3, "a load seldom extracts again or fills"),
     "engine/execute.py": (6, "a step imports only its own kind"),
-    "engine/extract.py": (
-        5,
-        "few runs read a sample, repair a table, search for deletes or read a table by several"
-        " tasks; the SQL parser takes 25 ms",
-    ),
+    "engine/extract.py": (2, "few runs repair a table or read a sample, which takes the parser"),
     "engine/look.py": (1, "few pipelines read a table by several tasks"),
     "engine/sessions.py": (1, "the S3 client takes 60 ms; a transform does not need it"),
+    "engine/snapshot.py": (
+        3,
+        "few runs repair a table, search for deletes or read a table by several tasks",
+    ),
     "engine/transform.py": (1, PARSER),
     "lake/parts.py": (2, "pyarrow is an extra"),
     "preview/health.py": (1, "the S3 client takes 60 ms; most previews do not need it"),
