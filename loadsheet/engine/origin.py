@@ -34,8 +34,6 @@ def identify_source(
     """
     now, difference = identity.observe(source, attempt.seen.source, before)
     attempt.source_is_durable = now.is_durable
-    origin = dict(now.facts)
-    changes = [*difference.changes]
     if not attempt.request.is_full(attempt.table.name):
         attempt.warehouse.use(
             lambda session: foreign_rows.refuse(
@@ -43,22 +41,33 @@ def identify_source(
                 attempt.pipeline.name,
                 attempt.target,
                 attempt.seen,
-                origin,
+                now.facts,
                 described.oid,
                 rows.action == "append",
             )
         )
     facts = {**identity.table_facts(described), **rows.facts}
     last = attempt.seen.source or {}
+    changes = [*difference.changes]
     changes += identity.table_changes(described, attempt.seen.source_oid, last, facts)
-    origin |= facts
+    if changes and _needs_the_same(attempt, rows):
+        _accept(attempt, described, changes, difference)
+    return _to_record(attempt, rows, now.facts | facts, bool(changes))
+
+
+def _to_record(
+    attempt: Attempt, rows: Selection, now: dict[str, str], is_another: bool
+) -> dict[str, str]:
+    """What the load is to leave of the facts of `now` and of those of the last load."""
+    last = attempt.seen.source or {}
+    origin = dict(now)
     if is_read_by_interval(attempt.table) and OLDEST_TRANSACTION in origin:
         origin[INTERVAL_TRANSACTION] = origin[OLDEST_TRANSACTION]
     if rows.action != "replace" and not rows.moves_watermark:
         for name in _kept_facts(attempt):
             origin.pop(name, None)
             # Another server numbers its transactions in its own way.
-            if name in last and not (changes and name == OLDEST_TRANSACTION):
+            if name in last and not (is_another and name == OLDEST_TRANSACTION):
                 origin[name] = last[name]
         # A person may ask for an interval of a table that has a watermark now.
         if INTERVAL_CURSOR not in origin and attempt.last:
@@ -68,16 +77,31 @@ def identify_source(
     # It stays, also where all rows are read by interval.
     if not rows.moves_watermark and attempt.last:
         origin |= attempt.last.of_watermark
-    # A source that was restored lacks rows that were never deleted.
-    needs_the_same = attempt.repairs or attempt.table.incremental or attempt.table.deletes
-    if changes and needs_the_same and rows.action != "replace":
-        if not attempt.request.accept_source:
-            identity.refuse(described, attempt.pipeline.name, changes, difference.lags)
-        deletes = attempt.table.deletes
-        if difference.is_behind and deletes and deletes.removes:
-            identity.refuse_behind(described, changes, difference.lags)
-        attempt.accepted = ", ".join(changes)
     return origin
+
+
+def _needs_the_same(attempt: Attempt, rows: Selection) -> bool:
+    """Whether the rows are added to those of the last load, so that they must have one source. One
+    that was restored lacks rows that were never deleted."""
+    table = attempt.table
+    builds_on_it = attempt.repairs or table.incremental or table.deletes
+    return bool(builds_on_it) and rows.action != "replace"
+
+
+def _accept(
+    attempt: Attempt,
+    described: SourceTable,
+    changes: list[str],
+    difference: identity.Difference,
+) -> None:
+    """Accept another source where the run was told to. Raises SourceChanged where it was not, or
+    where rows would be deleted by one that is behind."""
+    if not attempt.request.accept_source:
+        identity.refuse(described, attempt.pipeline.name, changes, difference.lags)
+    deletes = attempt.table.deletes
+    if difference.is_behind and deletes and deletes.removes:
+        identity.refuse_behind(described, changes, difference.lags)
+    attempt.accepted = ", ".join(changes)
 
 
 def wait_until_durable(attempt: Attempt, source: Session, origin: dict[str, str]) -> None:
