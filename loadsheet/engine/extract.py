@@ -30,7 +30,7 @@ from loadsheet.engine import deletes, details, news, resume, snapshot
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
 from loadsheet.engine.origin import wait_until_durable
-from loadsheet.engine.reading import Upload, file_format, recorded_content
+from loadsheet.engine.reading import Upload, file_format
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.engine.snapshot import Copied
@@ -384,7 +384,7 @@ def _manifest(attempt: Attempt, copied: Copied, format: FileFormat) -> Manifest:
         marks_gone=keeps_deleted(attempt.table) and not attempt.request.sample,
         deletes_checked_at=found.checked_at,
         gone_found=found.gone_rows if found.checked_at else None,
-        content_sha256=recorded_content(copied.upload.content_sha256, rows.action),
+        content_sha256=copied.upload.content_sha256,
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,
         source={**copied.origin, KEY: json.dumps(list(key))},

@@ -4,7 +4,7 @@ that is known before it is read."""
 from __future__ import annotations
 
 from loadsheet.engine.attempt import Attempt
-from loadsheet.engine.reading import Upload, is_recorded
+from loadsheet.engine.reading import Upload
 from loadsheet.postgres import Session
 from loadsheet.source.rows import INTERVAL_CURSOR, Selection
 
@@ -19,7 +19,7 @@ def is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
         return False
     if _reads_only_news(attempt):
         return upload.rows == 0
-    return is_recorded(upload.content_sha256, attempt.seen.content_sha256, rows.action)
+    return attempt.seen.has_content(upload.content_sha256, rows.action)
 
 
 def is_certain(attempt: Attempt) -> bool:

@@ -19,7 +19,7 @@ import psycopg
 
 from loadsheet.deadline import limited
 from loadsheet.engine.attempt import as_last
-from loadsheet.engine.reading import content_hash, content_sha256, file_format, is_recorded
+from loadsheet.engine.reading import content_hash, content_sha256, file_format
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import InputError, LoadsheetError, Refused
 from loadsheet.lake.parts import Layout
@@ -254,7 +254,7 @@ def _with_same_content(
             continue
         content = _content(source, one.source, layouts[one.table.name])
         action = one.table.mode_with_key(bool(one.source.key))
-        if is_recorded(content, one.scope.content_sha256, action):
+        if one.scope.has_content(content, action):
             found.append(one)
     return _with_facts(source, found)
 

@@ -13,7 +13,7 @@ from loadsheet.postgres import Session
 from loadsheet.source import fitness, stream
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Mode, Pipeline
+from loadsheet.spec.models import Pipeline
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
@@ -26,7 +26,6 @@ READERS = 2
 # The first part of a table that is loaded meanwhile. The load waits for it, and of a part of full
 # size that would be a third of a second.
 _FIRST_BYTES = 1 << 20
-_MERGED = "merged:"
 _IS_SMALL = """
 SELECT pg_table_size(oid) <= %s FROM pg_class
 WHERE oid = %s AND relkind = 'r' AND NOT relhassubclass
@@ -58,23 +57,6 @@ def content_sha256(digests: Iterable[bytes]) -> str:
     """The hash of a whole table. Each range of pages has its own, because the ranges are read at
     the same time."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def recorded_content(content: str | None, action: Mode) -> str | None:
-    """The hash of a whole table's content as it is recorded with the load that has brought it."""
-    return content if content is None or action == "replace" else f"{_MERGED}{content}"
-
-
-def is_recorded(content: str | None, recorded: str | None, action: Mode) -> bool:
-    """Whether an extraction of this content, for a load by this `action`, brings nothing new to the
-    target of the recorded load; False where the content was not hashed. A merge leaves rows that
-    are gone from the source, so the target of one need not be what a replacement makes of the same
-    content."""
-    if content is None:
-        return False
-    return recorded == content or (
-        action != "replace" and recorded == recorded_content(content, action)
-    )
 
 
 class Upload:

@@ -12,7 +12,7 @@ from loadsheet.engine import deletes, news
 from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad
 from loadsheet.engine.origin import identify_source
-from loadsheet.engine.reading import Upload, has_rows, is_recorded, is_small, read_and_store
+from loadsheet.engine.reading import Upload, has_rows, is_small, read_and_store
 from loadsheet.failpoints import reach
 from loadsheet.lake.parts import PartStore
 from loadsheet.pinned import PinnedSession
@@ -131,7 +131,7 @@ def _seen_again(
     """What is to be recorded of a table that was copied whole and has the content of its last load:
     which transactions have written its rows now. None where they are those of then, and for what is
     news. Without it, a row that is damaged in the target later would pass for a newer one."""
-    if not is_recorded(upload.content_sha256, attempt.seen.content_sha256, action):
+    if not attempt.seen.has_content(upload.content_sha256, action):
         return None
     last = attempt.seen.source or {}
     look = ties.look(source, described, described.columns[0].name)

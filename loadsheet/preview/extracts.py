@@ -11,7 +11,7 @@ import psycopg
 from loadsheet.engine import deletes
 from loadsheet.engine.attempt import last_of
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.engine.reading import file_format, is_recorded
+from loadsheet.engine.reading import file_format
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
 from loadsheet.outcome import RunRequest
@@ -358,8 +358,7 @@ class _ExtractPreviewer:
             content = sizes.content_sha256(self.pipeline, self.session, source, to_read)
         except UNANSWERED:
             return "maybe"
-        is_same = is_recorded(content, self.scope.content_sha256, to_read.action)
-        return "no" if is_same else "yes"
+        return "no" if self.scope.has_content(content, to_read.action) else "yes"
 
     def _may_be_loaded_already(self, source: SourceTable, to_read: Selection) -> bool:
         """Whether all rows to read may be loaded already, unchanged, so that nothing changes."""

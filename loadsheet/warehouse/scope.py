@@ -10,15 +10,27 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from loadsheet.postgres import Session
+from loadsheet.spec.models import Mode
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import intervals, tables, unfilled
 from loadsheet.warehouse.unfilled import Unfilled
 
+# Whether the last load, or the one that it has restored, was a replacement. Asked only where it
+# matters: what was hashed.
+_IS_REPLACED = """
+coalesce((
+    SELECT coalesce(restored.action, last.action) = 'replace' FROM loadsheet.load last
+    LEFT JOIN loadsheet.load restored
+        ON restored.load_no = CAST(to_jsonb(last) ->> 'restored' AS bigint)
+    WHERE last.load_no = scope.last_load_no AND scope.content_sha256 IS NOT NULL
+), false)
+"""
 # `plan` also reads ledgers of earlier versions, which lack some of the columns.
 _SCOPE = f"""
 SELECT table_name, fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED}, {unfilled.SELECTED},
     CAST(to_jsonb(scope) ->> 'deletes_checked_at' AS timestamptz) AS deletes_checked_at,
+    {_IS_REPLACED} AS is_replaced,
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
     coalesce((SELECT jsonb_object_agg(c ->> 'name', coalesce(c ->> 'left', c ->> 'type'))
@@ -64,6 +76,8 @@ class Scope:
     """The column that the watermark belongs to."""
     last_load_no: int | None = None
     content_sha256: str | None = None
+    is_replaced: bool = False
+    """The last load has left rows of this content in the target, and no others."""
     source_oid: int | None = None
     columns: list[dict[str, Any]] | None = None
     former: dict[str, str] = field(default_factory=dict)
@@ -79,6 +93,17 @@ class Scope:
     """The source's clock when it was last searched for deleted rows."""
     unfilled_columns: dict[str, Any] | None = None
     """As the ledger has recorded them."""
+
+    def has_content(self, content: str | None, action: Mode) -> bool:
+        """Whether a load of a table with the hash `content` (None: it was not hashed) by the
+        `action` would leave the target as it is.
+
+        A merge leaves rows that are gone from the source, and an append may have rows twice. So
+        what they have made of the same content need not be what a replacement makes of it.
+        """
+        if content is None or content != self.content_sha256:
+            return False
+        return action != "replace" or self.is_replaced
 
     @property
     def unfilled(self) -> Unfilled | None:

@@ -198,6 +198,32 @@ def age(project: Project, to: int) -> None:
     project.in_warehouse(f"COMMENT ON SCHEMA loadsheet IS {comment}")
 
 
+@pytest.mark.parametrize("to", [1, 6, ledger.VERSION - 1])
+def test_a_replacement_removes_what_merges_left_before_the_upgrade(
+    project: Project, to: int
+) -> None:
+    """The source's content is that of the last merge. The control: for another merge, that is
+    nothing new."""
+    project.in_source("CREATE TABLE merge (n int PRIMARY KEY)")
+    project.in_source("INSERT INTO merge SELECT generate_series(1, 100)")
+    project.spec({"merge": {"mode": "merge"}})
+    project.succeed()
+    project.in_source("DELETE FROM merge WHERE n = 1; INSERT INTO merge VALUES (101)")
+    project.succeed()
+    age(project, to)
+    for mode, changes in (("merge", "no"), ("replace", "yes")):
+        project.spec({"merge": {"mode": mode}})
+        # `plan` cannot read a ledger of the first version.
+        if to > 1:
+            assert plan(project)["steps"]["load.load_merge"]["changes"] == changes
+    project.spec({"merge": {"mode": "merge"}})
+    assert project.succeed()["load.load_merge"] == "skipped"
+    project.spec({"merge": {"mode": "replace"}})
+    assert project.succeed()["load.load_merge"] == "done"
+    assert project.differences("merge") == 0
+    assert project.succeed()["load.load_merge"] == "skipped"
+
+
 def numbers(project: Project, start: int | None, *modes: str) -> None:
     cursor = {"cursor": "n", **({} if start is None else {"initial_value": start})}
     project.spec({mode: {"incremental": dict(cursor), "mode": mode} for mode in modes})
