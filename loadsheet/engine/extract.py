@@ -384,6 +384,7 @@ def _manifest(attempt: Attempt, copied: Copied, format: FileFormat) -> Manifest:
         marks_gone=keeps_deleted(attempt.table) and not attempt.request.sample,
         deletes_checked_at=found.checked_at,
         gone_found=found.gone_rows if found.checked_at else None,
+        has_all_rows=rows.are_all,
         content_sha256=copied.upload.content_sha256,
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,

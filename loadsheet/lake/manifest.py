@@ -84,6 +84,9 @@ class Manifest:
     """Of a fill: the last key of its range; None where the range has no end."""
     fills_in_order: tuple[str, ...] = ()
     """What the source ordered the keys of a fill by, per column."""
+    has_all_rows: bool = False
+    """Every row of the source's table was read. Manifests from before this was recorded tell it by
+    their hash alone."""
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""
@@ -96,6 +99,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.cursor_type is not None:
             known_type(self.cursor_type)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row of the source's table is known to have been read."""
+        return self.has_all_rows or self.content_sha256 is not None
 
     @property
     def size(self) -> int:

@@ -208,11 +208,14 @@ class LoadPreviewer:
         return drift.compare_columns(columns, oid, existing, self.scope, domains)
 
     def _notes(self, changed: Drift) -> list[str]:
+        to_read, action = self.extract.to_read, self.preview.action
+        is_merged = action == "merge"
         # A load of a table that is copied whole has this action even where nothing arrives now.
         is_copied_whole = self.table.mode_with_key(bool(self.source.key)) == "replace"
+        is_merged_whole = is_merged and to_read is not None and to_read.are_all
+        all_arrive = is_copied_whole or action == "replace" or is_merged_whole
         is_filled = self.table.fill == "auto" and self.source.key_is_enforced
-        fills = is_filled and self.preview.action == "merge" and self.table.incremental is not None
-        return changed.notes(is_copied_whole or self.preview.action == "replace", fills)
+        return changed.notes(all_arrive, fills=is_filled and is_merged)
 
     def _replace_target(self, changed: Drift) -> None:
         """All rows arrive. They replace the table, or change it in place if something depends on

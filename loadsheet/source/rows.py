@@ -92,6 +92,11 @@ class Selection:
     """What the next run must know about this one: it is kept in the manifest, next to the source's
     identity."""
 
+    @property
+    def are_all(self) -> bool:
+        """Whether no condition leaves a row of the table out."""
+        return self.where in ("", "TRUE") and not self.sample
+
 
 @dataclass(frozen=True, kw_only=True)
 class Last:

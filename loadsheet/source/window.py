@@ -422,7 +422,7 @@ class Window:
         return self._cursor.before(typed(watermark, self._cursor.type), self._spec.lookback)
 
     def _with_nulls(self, condition: str) -> str:
-        if self._spec.nulls == "include":
+        if self._spec.nulls == "include" and condition != "TRUE":
             return f"({condition} OR {self._cursor.sql} IS NULL)"
         if self._spec.nulls == "exclude" and condition == "TRUE":
             return f"{self._cursor.sql} IS NOT NULL"

@@ -170,8 +170,7 @@ class LoadTransaction:
     def unfilled_columns(self) -> Unfilled | None:
         """The columns that the target's older rows have no values of after this load."""
         added = [column.attnum for column in self.drift.added]
-        # An extraction of the whole table has a hash of its content.
-        is_whole = self.is_new or self.manifest.content_sha256 is not None
+        is_whole = self.is_new or self.manifest.is_whole
         return unfilled.after_load(self.scope.unfilled, self.manifest, added, is_whole=is_whole)
 
     def _had_marks(self) -> bool:
@@ -264,7 +263,8 @@ class LoadTransaction:
         )
         if self.manifest.action != "fill":
             fills = unfilled.will_be_filled(self.table, self.manifest)
-            self._note_drift(all_rows_arrive=False, fills=fills)
+            is_merged_whole = self.manifest.is_whole and self.manifest.action == "merge"
+            self._note_drift(all_rows_arrive=is_merged_whole, fills=fills)
         # A fill brings some of a row's values, so a row that is marked stays marked: the next
         # search for deleted rows finds that it has come back, and reads all of them.
         marks = {} if self.manifest.action == "fill" else self.marks

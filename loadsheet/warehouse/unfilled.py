@@ -97,7 +97,7 @@ def after_load(
 
 def will_be_filled(table: Table, manifest: Manifest) -> bool:
     """Whether a load's step goes on to fill the columns that the load adds."""
-    is_increment = manifest.action == "merge" and manifest.content_sha256 is None
+    is_increment = manifest.action == "merge" and not manifest.is_whole
     return table.fill == "auto" and is_increment and manifest.key_is_enforced
 
 

@@ -315,6 +315,35 @@ def test_a_table_that_is_merged_whole_needs_no_fill(project: Project) -> None:
     assert project.in_warehouse(UNFILLED) == []
 
 
+@pytest.mark.parametrize("fills", ["auto", None])
+@pytest.mark.parametrize("start", [None, "1 h"])
+def test_a_column_that_comes_with_the_cursor_needs_no_fill(
+    project: Project, fills: str | None, start: str | None
+) -> None:
+    """The first run by a cursor merges the whole table once more. The control: from an initial
+    value on, it leaves rows without the column's values."""
+    project.in_source(ITEMS)
+    project.in_source("UPDATE item SET at = at - interval '1 day' WHERE id <= 40")
+    more = {"fill": fills} if fills else {}
+    project.spec({"item": {"mode": "merge"} | more})
+    project.succeed()
+    project.in_source(ADD.format("colour"))
+    cursor = {"cursor": "at", "nulls": "include"}
+    if start:
+        [(value,)] = project.in_source("SELECT (now() - interval '1 h')::text")
+        cursor["initial_value"] = value
+    project.spec({"item": {"incremental": cursor} | more})
+    lacks = start is not None
+    planned = " ".join(project.cli("plan", "shop", "--connect").stdout.split())
+    said = message(project)
+    assert "added colour text" in planned and "added colour text" in said
+    assert ("NULL in older rows" in planned, "NULL in older rows" in said) == (lacks, lacks)
+    assert ("filled colour in 40 older rows" in said) == (lacks and fills == "auto")
+    assert bool(ranges(project)) == (lacks and fills == "auto")
+    assert bool(project.in_warehouse(UNFILLED)) == (lacks and not fills)
+    assert project.differences("item") == (2 * 40 if lacks and not fills else 0)
+
+
 KEYS = {
     "two": ("a int, b int", "i % 7, i"),
     "texts": ("a text, b numeric", "chr(64 + i % 11), i / 4.0"),
