@@ -15,22 +15,16 @@ from loadsheet.sql.text import Relation
 from loadsheet.warehouse import intervals, tables, unfilled
 from loadsheet.warehouse.unfilled import Unfilled
 
-# Whether the last load, or the one that it has restored, was a replacement. Asked only where it
-# matters: what was hashed.
+# A restore is none: it may have brought back what a merge had left.
 _IS_REPLACED = """
-coalesce((
-    SELECT coalesce(restored.action, last.action) = 'replace' FROM loadsheet.load last
-    LEFT JOIN loadsheet.load restored
-        ON restored.load_no = CAST(to_jsonb(last) ->> 'restored' AS bigint)
-    WHERE last.load_no = scope.last_load_no AND scope.content_sha256 IS NOT NULL
-), false)
+(SELECT action = 'replace' FROM loadsheet.load WHERE load_no = scope.last_load_no)
 """
 # `plan` also reads ledgers of earlier versions, which lack some of the columns.
 _SCOPE = f"""
 SELECT table_name, fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED}, {unfilled.SELECTED},
     CAST(to_jsonb(scope) ->> 'deletes_checked_at' AS timestamptz) AS deletes_checked_at,
-    {_IS_REPLACED} AS is_replaced,
+    coalesce({_IS_REPLACED}, false) AS is_replaced,
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
     coalesce((SELECT jsonb_object_agg(c ->> 'name', coalesce(c ->> 'left', c ->> 'type'))
