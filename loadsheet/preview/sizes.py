@@ -78,16 +78,14 @@ def estimate_rows(
 def content_sha256(
     pipeline: Pipeline, session: PinnedSession, source: SourceTable, to_read: Selection
 ) -> str | None:
-    """The hash of the table's content that the engine would compare with the last load's.
-
-    The rows are read and not stored.
-    """
+    """The hash of the table's content that the engine would compare with the last load's: of a
+    table without a cursor, which is read whole. The rows are read and not stored."""
     layout = Layout(file_format(pipeline, source), source.columns, source.key)
     store = PartStore(cast(Any, _DiscardingLake()), lambda: "", layout, lambda rows, size: None)
     # One snapshot, as in the extract. Otherwise the readers' rows may not belong together.
     with session.snapshot():
         session.fix_snapshot()
-        stored = read_and_store(session, source, to_read, store, is_hashed=to_read.where == "")
+        stored = read_and_store(session, source, to_read, store, is_hashed=True)
     stored.abandon()
     return stored.content_sha256
 

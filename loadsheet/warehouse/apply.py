@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 
 import psycopg
@@ -257,19 +257,25 @@ def merge(
     kept = session.execute(statements.keep_changed()).rowcount
     # After the comparison, which may take long: somebody may have added some meanwhile.
     unique, triggers = unique_indexes.besides_key_and_triggers(session, target)
-    if not unique:
-        return _write_changed(session, statements, kept, by_index, lookup, target, triggers)
-    # In a savepoint: rows that exchange their unique values cannot be updated one after the other.
-    lookup.set(False)
+    savepoint: AbstractContextManager[object] = nullcontext()
+    if unique:
+        # Rows that exchange their unique values cannot be updated one after the other.
+        lookup.set(False)
+        savepoint = session.transaction()
     try:
-        with session.transaction():
-            return _write_changed(session, statements, kept, by_index, lookup, target, triggers)
+        with savepoint:
+            effect = _write_changed(session, statements, by_index, kept, lookup)
     except unique_indexes.NOT_UNIQUE as error:
         if error.diag.constraint_name not in unique:
             raise
         _log.info("%s: rows may exchange values of %s", target, error.diag.constraint_name)
-    with unique_indexes.named(target, unique):
-        return unique_indexes.exchange_rows(session, statements, incoming, target)
+        with unique_indexes.named(target, unique):
+            return unique_indexes.exchange_rows(session, statements, incoming, target)
+    written = effect.updated
+    if statements.keeps_new:
+        written += effect.inserted
+    side_effects.refuse_suppressed(target, triggers, kept - written)
+    return effect
 
 
 def fill(
@@ -295,16 +301,10 @@ def fill(
 
 
 def _write_changed(
-    session: Session,
-    statements: merging.Merge,
-    kept: int,
-    by_index: bool,
-    lookup: _IndexLookup,
-    target: Relation,
-    triggers: list[str],
+    session: Session, statements: merging.Merge, by_index: bool, kept: int, lookup: _IndexLookup
 ) -> Effect:
     """Update the rows that differ and insert the new ones; `kept` of them are in the temporary
-    table. Raises Refused where one of the `triggers` suppresses that."""
+    table. New rows that are not there are looked up `by_index`."""
     # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
     lookup.set(True)
     updated = session.execute(statements.update_found()).rowcount
@@ -320,9 +320,7 @@ def _write_changed(
     # Another session moved a row between the comparison and the update: its place is outdated, so
     # it is found again by key.
     if written < kept:
-        moved = session.execute(statements.update_moved()).rowcount
-        updated += moved
-        side_effects.refuse_suppressed(target, triggers, kept - written - moved)
+        updated += session.execute(statements.update_moved()).rowcount
     return Effect(inserted=inserted, updated=updated)
 
 
