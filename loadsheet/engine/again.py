@@ -135,7 +135,7 @@ class _Repeated:
 
     def _turn(self) -> AbstractContextManager[None]:
         step = self._step
-        return turn(step.servers.own_warehouse, step.pipeline.name, step.target)
+        return turn(step.servers.new_warehouse, step.pipeline.name, step.target)
 
     def _still_overtaken(self) -> Fenced:
         step = self._step

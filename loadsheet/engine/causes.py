@@ -318,7 +318,7 @@ _BY_MESSAGE = (
             True,
             "The role has as many connections as its CONNECTION LIMIT allows",
             "end idle sessions of the role, or ALTER ROLE ... CONNECTION LIMIT; let fewer tasks"
-            " run at once",
+            " run at once (tasks.max_active_tasks, or a pool)",
         ),
     ),
     (

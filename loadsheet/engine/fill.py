@@ -143,7 +143,9 @@ class _Fill:
         if remaining() < self._least_seconds:
             raise _Stopped(f"half of the step's time limit has passed{_LATER}")
         step, servers = self._step, self._step.servers
-        with IdleSession(servers.warehouse) as warehouse, servers.source() as source:
+        # In the order of an extraction: of two steps that wait for a session, none has the one that
+        # the other waits for.
+        with servers.source() as source, IdleSession(servers.warehouse) as warehouse:
             attempt = Attempt(step.pipeline, step.table, self._request, servers.lake, warehouse)
             lacking = attempt.seen.unfilled
             if lacking is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -14,6 +15,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
+from loadsheet.engine.diagnosis import diagnose
 from loadsheet.pinned import PinnedSession, name_connection
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
@@ -30,6 +32,8 @@ Result = TypeVar("Result")
 # A server under load has taken 0.3 s to end a session that was closed.
 _ENDING_SECONDS = 5
 _ENDING_POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
+_TOO_MANY = "SQLSTATE 53300"
 # Longer than the first tables of a run wait for their turn, and too short for a table to change in
 # most runs: then its step describes it again.
 _DESCRIBED_SECONDS = 10
@@ -88,9 +92,15 @@ class Servers:
         """A session that writes staging and ledger; raises as `source`."""
         return self._session(connect_warehouse, self._pipeline.warehouse.conn_id)
 
-    def own_warehouse(self) -> PinnedSession:
+    @contextlib.contextmanager
+    def own_warehouse(self) -> Iterator[PinnedSession]:
         """A session that is used once: a user's SQL may leave settings, temporary tables or locks
         in it."""
+        with self.new_warehouse() as session:
+            yield session
+
+    def new_warehouse(self) -> PinnedSession:
+        """A session that the caller closes, and that no other step waits for."""
         return self._connect(connect_warehouse, self._pipeline.warehouse.conn_id)
 
     @cached_property
@@ -111,24 +121,48 @@ class Servers:
             yield session
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
-        """A new session. One that follows another is tried for some seconds: a role may have a
-        CONNECTION LIMIT, and the server takes a moment to end the one before."""
+        """A new session, or one that another step has given back. Where the server has none left,
+        it is waited for as long as another step of this process has one, and for some seconds: a
+        role may have a CONNECTION LIMIT, and the server takes a moment to end the session before,
+        also that of another command."""
         connection = self._find(conn_id)
-        seconds = _ENDING_SECONDS if connect in self._reached else 0
-        session = _connect_within(seconds, connect, connection)
-        self._reached.add(connect)
-        return session
+        ending_until = time.monotonic() + _ENDING_SECONDS
+        pause = _ENDING_POLL_SECONDS
+        while True:
+            try:
+                session = connect(connection)
+            except psycopg.OperationalError as error:
+                is_full = _is_full(error)
+                if is_full and self._is_awaited(connect):
+                    ending_until = time.monotonic() + _ENDING_SECONDS
+                may_end = is_full or connect in self._reached
+                if not may_end or time.monotonic() >= ending_until:
+                    raise
+                if pause == _ENDING_POLL_SECONDS:
+                    _log.info("no session left on %s: waiting for one", conn_id)
+            else:
+                self._reached.add(connect)
+                return session
+            time.sleep(min(pause, remaining()))
+            # Each try costs the server a process, and another step may take hours.
+            pause = min(1.2 * pause, _LONGEST_POLL_SECONDS)
+            given_back = self._make_room(connect)
+            if given_back:
+                return given_back
+
+    def _is_awaited(self, connect: Connect) -> bool:
+        """Whether another step has a session that it will give back."""
+        return False
+
+    def _make_room(self, connect: Connect) -> PinnedSession | None:
+        """A session that another step has given back; else what is not needed makes room."""
+        return None
 
 
-def _connect_within(seconds: float, connect: Connect, connection: Connection) -> PinnedSession:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return connect(connection)
-        except psycopg.OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(_ENDING_POLL_SECONDS)
+def _is_full(error: psycopg.OperationalError) -> bool:
+    """Whether the server, the database or the role has as many sessions as it may have."""
+    diagnosis = diagnose(error)
+    return diagnosis is not None and diagnosis.code == _TOO_MANY
 
 
 @contextlib.contextmanager
@@ -152,6 +186,8 @@ class KeptServers(Servers):
         super().__init__(pipeline, connections)
         # No key comes later, and none goes: several threads take sessions and give them back.
         self._idle: dict[Connect, list[PinnedSession]] = {connect_source: [], connect_warehouse: []}
+        self._holders: dict[Connect, list[int]] = {connect_source: [], connect_warehouse: []}
+        """The threads that have a session, each once per session."""
 
     @contextlib.contextmanager
     def spare_warehouse(self) -> Iterator[PinnedSession]:
@@ -183,16 +219,43 @@ class KeptServers(Servers):
                 return session
             except psycopg.OperationalError:
                 _log.info("no further session on %s: closing those that are idle", conn_id)
+            given_back = self._make_room(connect)
+            if given_back:
+                return given_back
+        return super()._connect(connect, conn_id)
+
+    def _make_room(self, connect: Connect) -> PinnedSession | None:
+        session = self._take_idle(connect)
+        if session is None:
             self.close()
             if self.early:
                 self.early.drop_all()
-        return super()._connect(connect, conn_id)
+        return session
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._take_idle(connect) or self._connect(connect, conn_id)
-        with self._keeping(session, connect, conn_id):
+        with self._held(connect), self._keeping(session, connect, conn_id):
             yield session
+
+    @contextlib.contextmanager
+    def own_warehouse(self) -> Iterator[PinnedSession]:
+        with super().own_warehouse() as session, self._held(connect_warehouse):
+            yield session
+
+    @contextlib.contextmanager
+    def _held(self, connect: Connect) -> Iterator[None]:
+        """Within the block, this thread has a session: the steps of others may wait for it."""
+        me = threading.get_ident()
+        self._holders[connect].append(me)
+        try:
+            yield
+        finally:
+            self._holders[connect].remove(me)
+
+    def _is_awaited(self, connect: Connect) -> bool:
+        me = threading.get_ident()
+        return any(holder != me for holder in list(self._holders[connect]))
 
     @contextlib.contextmanager
     def _keeping(self, session: PinnedSession, connect: Connect, conn_id: str) -> Iterator[None]:

@@ -381,7 +381,7 @@ def test_an_early_load_gives_its_session_to_a_step_that_needs_it(
     def need_a_session() -> None:
         # The extraction has one, and the early load the other.
         loaded.in_warehouse(f"ALTER USER {loaded.loader} CONNECTION LIMIT 2")
-        runs[0].own_warehouse().close()
+        runs[0].new_warehouse().close()
 
     begun.meanwhile["extract.sealed"] = need_a_session
     loaded.succeed(**only("merged"))

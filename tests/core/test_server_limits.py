@@ -4,6 +4,7 @@ the same, or refused in a message that names the limit and what to do."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet import postgres
-from loadsheet.engine import snapshot
+from loadsheet.engine import sessions, snapshot
 from loadsheet.engine.sessions import IdleSession
 from loadsheet.errors import Refused, Unavailable
 from loadsheet.preview.pipeline import preview_pipeline
@@ -398,3 +399,62 @@ def test_one_connection_is_enough_for_patterns_and_for_verify(project: Project, 
     assert project.in_warehouse("SELECT name, verdict FROM loadsheet.verified") == [
         ("thing", "equal")
     ]
+
+
+@pytest.fixture
+def one_connection(project: Project) -> Project:
+    """Two tables, of which one gets a column that its older rows lack, and a mart; each role may
+    have one connection."""
+    project.in_source(
+        "CREATE TABLE one (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());"
+        "INSERT INTO one SELECT generate_series(1, 100);"
+        "CREATE TABLE two (id int PRIMARY KEY); INSERT INTO two SELECT generate_series(1, 100)"
+    )
+    # A step that waited for ever would fail.
+    project.spec(
+        {"one": {"incremental": "at", "fill": "auto"}, "two": None},
+        {"late": "SELECT count(*) AS n, CAST(pg_sleep(0.5) AS text) AS slept FROM staging.one"},
+        tasks={"timeout": "20s"},
+    )
+    project.in_source(f'ALTER ROLE "{project.extractor}" CONNECTION LIMIT 1')
+    project.in_warehouse(f'ALTER ROLE "{project.loader}" CONNECTION LIMIT 1')
+    return project
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_steps_at_once_wait_for_the_one_connection_as_long_as_another_has_it(
+    one_connection: Project, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """They failed after the few seconds that a server may take to end a session. The control: they
+    wait no longer than that."""
+    monkeypatch.setattr(sessions, "_ENDING_SECONDS", 0.5)
+    reach = extract.reach
+
+    def slowly(point: str) -> None:
+        reach(point)
+        if point == "extract.snapshot":
+            time.sleep(1)
+
+    monkeypatch.setattr(extract, "reach", slowly)
+    if not waits:
+        monkeypatch.setattr(sessions.KeptServers, "_is_awaited", lambda self, connect: False)
+    states = {result.state for result in one_connection.run().values()}
+    assert (states == {"done"}) == waits
+    if not waits:
+        return
+    fill_one = "ALTER TABLE one ADD n int; UPDATE one SET n = id; UPDATE one SET at = now()"
+    one_connection.in_source(f"{fill_one} WHERE id = 100; INSERT INTO two VALUES (101)")
+    one_connection.succeed()
+    assert one_connection.differences("one") == one_connection.differences("two") == 0
+
+
+def test_one_connection_is_enough_for_one_command_after_the_other(one_connection: Project) -> None:
+    """A repair began before the server had ended the session of its comparison."""
+    environment = one_connection.environment()
+    folder = ["--project", str(one_connection.folder)]
+    one_connection.succeed()
+    one_connection.in_warehouse("DELETE FROM staging.two WHERE id = 7")
+    for command in (["plan", "shop", "--connect"], ["verify", "shop", "--repair"], ["status"]):
+        done = command_line([*folder, *command], environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert one_connection.differences("two") == 0
