@@ -43,7 +43,9 @@ GROUPS: dict[Kind, str] = {
 }
 AFTER_BATCH = "loadsheet.airflow.table_operators.TransformAfterBatchOperator"
 BATCHES = "batches"
-"""The id of the task that makes a run fail with its batches (`_batches`)."""
+"""The id of the task that makes a run fail with its batches (`_hidden`)."""
+READERS = "readers"
+"""The id of the task that keeps a run from failing with a task that only helps."""
 RESERVED = ("default", "task_groups")
 """Top-level keys of dag-factory's files that are no DAGs."""
 NOTIFY_FAILURE = "loadsheet.airflow.alerts.callbacks.notify_failure"
@@ -65,7 +67,14 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     tasks = {_short(step.id): _task(step, pipeline, spec, batches) for step in steps}
     hidden = _hidden(steps, batches)
     if hidden:
-        tasks[BATCHES] = _batches(hidden, pipeline)
+        doc = "Fails with a batch that fails, so that the run does. It starts no process.\n"
+        tasks[BATCHES] = _follows(hidden, pipeline, "none_failed", doc)
+    # Airflow asks the last tasks only whether a run has failed. What a reader whose process was
+    # killed has not read, its extract has.
+    readers = [step.id for step in steps if step.kind == "read"]
+    if readers:
+        doc = "Succeeds also where a task that only helps has failed. It starts no process.\n"
+        tasks[READERS] = _follows(readers, pipeline, "all_done", doc)
     table_names = [table.name for table in pipeline.tables]
     return {
         "description": pipeline.description or None,
@@ -183,16 +192,16 @@ def _hidden(steps: Sequence[Step], batches: Set[str]) -> list[str]:
     return sorted(hidden)
 
 
-def _batches(names: Sequence[str], pipeline: Pipeline) -> dict[str, Any]:
-    """A task that follows the batches and does nothing, so that a run fails with one of them.
-    Airflow's scheduler marks it without a process, which takes one without callbacks."""
+def _follows(names: Sequence[str], pipeline: Pipeline, rule: str, doc: str) -> dict[str, Any]:
+    """A task that follows these and does nothing. Airflow's scheduler marks it by the trigger rule
+    without a process, which takes one without callbacks."""
     return {
         "operator": "airflow.providers.standard.operators.empty.EmptyOperator",
         "dependencies": [_short(name) for name in names],
         "pool": pipeline.tasks.pool,
-        "trigger_rule": "none_failed",
+        "trigger_rule": rule,
         "on_success_callback": None,
-        "doc_md": "Fails with a batch that fails, so that the run does. It starts no process.\n",
+        "doc_md": doc,
     }
 
 

@@ -395,16 +395,48 @@ def test_a_run_fails_with_a_table_of_a_batch_as_with_one_of_its_own_task(
     assert run_fails(project) != is_hidden
 
 
-def test_what_makes_a_run_fail_with_its_batches_starts_no_process(project: Project) -> None:
+@pytest.mark.parametrize("marts", [(), ("kinds",)])
+def test_a_run_does_not_fail_with_a_task_that_only_helps(
+    project: Project, monkeypatch: pytest.MonkeyPatch, marts: tuple[str, ...]
+) -> None:
+    """Its process may be killed in each of its tries, and the extract has read all rows. The
+    controls: without the task that follows those that help, and with the extract."""
+    chosen = {name: MARTS[name] for name in marts}
+
+    def run_fails_with(task_id: str) -> bool:
+        project.spec({"kind": {"extract_tasks": 3}}, chosen)
+        dag = build_dag(load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml"))
+        states: dict[str, str] = {}
+        for task in dag.topological_sort():
+            needed = {states[name] for name in task.upstream_task_ids}
+            states[task.task_id] = "failed" if task.task_id == task_id else "success"
+            if task.trigger_rule != "all_done" and needed - {"success"}:
+                states[task.task_id] = "upstream_failed"
+        ended: Any = [Ended(*found) for found in states.items()]
+        last = DagRun._tis_for_dagrun_state(SimpleNamespace(), dag=dag, tis=ended)
+        return any(task.state in State.failed_states for task in last)
+
+    assert not run_fails_with("read.read_kind_2")
+    assert run_fails_with("extract.extract_kind")
+    follows = dag_config._follows
+    monkeypatch.setattr(dag_config, "_follows", lambda names, *more: follows([], *more))
+    assert run_fails_with("read.read_kind_2")
+
+
+@pytest.mark.parametrize("follows", ["batches", "readers"])
+def test_what_decides_whether_a_run_fails_starts_no_process(project: Project, follows: str) -> None:
     """Also where alerts want to hear of each success."""
     alerts = [{"slack_conn_id": "slack", "events": ["failure", "recovery", "drift"]}]
     tables: dict[str, Any] = {"kind": None, "unfit": None}
+    granularity = "batch"
+    if follows == "readers":
+        tables["kind"], granularity = {"extract_tasks": 3}, "step"
     chosen = {"kinds": MARTS["kinds"]}
-    project.spec(tables, chosen, tasks={"granularity": "batch"}, notify=alerts)
+    project.spec(tables, chosen, tasks={"granularity": granularity}, notify=alerts)
     dag = build_dag(load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml"))
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     starts = {task.task_id: TaskInstance.is_task_schedulable(task) for task in stored.tasks}
-    assert {name for name, does in starts.items() if not does} == {"batches"}
+    assert {name for name, does in starts.items() if not does} == {follows}
 
 
 def test_a_batch_with_nothing_new_is_skipped_and_never_starts_after_a_look(
