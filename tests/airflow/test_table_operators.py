@@ -284,6 +284,22 @@ def test_a_table_that_fails_stops_no_other_and_is_named(
     assert order[-1] == "item"
 
 
+def test_a_cleared_batch_tells_of_all_that_its_run_has_loaded(batched: Project) -> None:
+    """Airflow takes no event of a task that has failed. The control: a later run tells only of what
+    it has loaded itself."""
+    batch = Task(batched, "batch.batch_001")
+    with pytest.raises(AirflowFailException):
+        batch.execute()
+    batched.in_source("ALTER TABLE unfit RENAME _load_id TO no")
+    later = Task(batched, "batch.batch_001", "later")
+    later.execute()
+    assert set(later.events) == {"unfit"}
+    batch.clear()
+    batch.execute()
+    assert set(batch.events) == {"item", "kind", "sale", "spare"}
+    assert batch.events["item"]["inserted"] == 2000
+
+
 def test_a_batch_that_fails_knows_which_columns_its_other_tables_have_followed(
     batched: Project,
 ) -> None:
