@@ -428,14 +428,14 @@ def test_steps_at_once_wait_for_the_one_connection_as_long_as_another_has_it(
     """They failed after the few seconds that a server may take to end a session. The control: they
     wait no longer than that."""
     monkeypatch.setattr(sessions, "_ENDING_SECONDS", 0.5)
-    reach = extract.reach
+    reach = snapshot.reach
 
     def slowly(point: str) -> None:
         reach(point)
         if point == "extract.snapshot":
             time.sleep(1)
 
-    monkeypatch.setattr(extract, "reach", slowly)
+    monkeypatch.setattr(snapshot, "reach", slowly)
     if not waits:
         monkeypatch.setattr(sessions.KeptServers, "_is_awaited", lambda self, connect: False)
     states = {result.state for result in one_connection.run().values()}
