@@ -13,6 +13,7 @@ LoadsheetError
     ├── SourceChanged     the watermark comes from another server, history or table
     ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
     ├── Unavailable       a server is down, busy, full or locked (a retry may succeed)
+    ├── Unreadable        a server's answer is not as PostgreSQL sends it
     ├── Corrupt           the lake's objects differ from their manifest; nothing was committed
     ├── TablesFailed      some of the tables of a task failed; the others are done
     ├── Differs           tables are not what their source holds: the step `verify` tells
@@ -95,6 +96,11 @@ class Unavailable(WorkError):
     later."""
 
     retryable = True
+
+
+class Unreadable(WorkError):
+    """A server's answer is not what PostgreSQL answers to the question. The message names the
+    server. A retry seldom helps: the connection leads elsewhere, or something is in between."""
 
 
 class Superseded(WorkError):

@@ -24,8 +24,10 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import PipelineStatus, TransactionStatus
 
+from loadsheet.answers import BROKEN_VALUE, unreadable
 from loadsheet.deadline import watch
-from loadsheet.errors import Unavailable
+from loadsheet.errors import Unavailable, Unreadable
+from loadsheet.redact import on_one_line, server_text
 
 # Settings that a database or a role may set for its sessions and that change values, names, answers
 # or their order. Without the pins, digits of floats were lost silently, NULL in an array became the
@@ -73,12 +75,26 @@ def _quoted(value: str) -> str:
     return f"E'{escaped}'"
 
 
-def name_connection(error: BaseException, conn_id: str, role: str = "") -> None:
-    """Note on an error about a connection which one it is, and the role, where the error is about
-    its privileges; the first note stays."""
+def name_connection(error: BaseException, conn_id: str, end: str = "", role: str = "") -> None:
+    """Note on an error which connection it is about, which `end` of the pipeline that is (`source`,
+    `warehouse`), and the role, where the error is about its privileges; the first note stays."""
     if not hasattr(error, "loadsheet_conn_id"):
         error.loadsheet_conn_id = conn_id  # type: ignore[attr-defined]
+        error.loadsheet_end = end  # type: ignore[attr-defined]
         error.loadsheet_role = role  # type: ignore[attr-defined]
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Within, an error of a server is about the table or mart `name`, which messages show."""
+    try:
+        yield
+    except psycopg.Error as error:
+        error.loadsheet_about = name  # type: ignore[attr-defined]
+        raise
+    except Unreadable as error:
+        error.args = (f"{on_one_line(name)}: {error}",)
+        raise
 
 
 class _Styled(Loader):
@@ -103,7 +119,53 @@ class _TimestampLoader(_Styled):
     read = datetime.fromisoformat
 
 
-class PinnedCursor(psycopg.Cursor[Any]):
+_BROKEN = (*BROKEN_VALUE, psycopg.DataError)
+
+
+class _Reading:
+    """A cursor that raises Unreadable for a value that is not as its type demands."""
+
+    connection: psycopg.Connection[Any]
+    itersize = 1000
+    """How many rows are read at a time."""
+
+    def fetchone(self) -> Any:
+        """As psycopg's."""
+        return self._read(super().fetchone)  # type: ignore[misc]
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        """As psycopg's."""
+        return self._read(super().fetchmany, size)  # type: ignore[misc,no-any-return]
+
+    def fetchall(self) -> list[Any]:
+        """As psycopg's."""
+        return self._read(super().fetchall)  # type: ignore[misc,no-any-return]
+
+    def __iter__(self) -> Any:
+        # In blocks, which takes half of the CPU of a call for each row.
+        while rows := self.fetchmany(self.itersize):
+            yield from rows
+            if len(rows) < self.itersize:
+                return
+
+    def _read(self, fetch: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return fetch(*values)
+        except _BROKEN as error:
+            self._refuse_value(error)
+            raise
+
+    def _refuse_value(self, error: Exception) -> None:
+        # An error with a code is the server's own: a cursor computes its rows as they are fetched.
+        if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+            raise unreadable(self.connection, "a value that is not of its type") from error
+
+
+class _ServerCursor(_Reading, psycopg.ServerCursor[Any]):
+    """A cursor on the server."""
+
+
+class PinnedCursor(_Reading, psycopg.Cursor[Any]):
     """Runs each statement in a transaction with the pinned settings."""
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
@@ -130,10 +192,16 @@ class PinnedSession(psycopg.Connection[Any]):
     """A session that can be used by one step after another, with the same settings in each of its
     transactions. Its transactions only read where `read_only` is set."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.server_cursor_factory = _ServerCursor
+
     mark = ""
     """SQL that each transaction evaluates as it begins."""
     conn_id = ""
     """The connection, for messages."""
+    end = ""
+    """What it is to a pipeline, for messages: `source` or `warehouse`."""
     led_to_primary = False
     """Whether a transaction of this session has found itself on a server that is no standby."""
 
@@ -195,10 +263,11 @@ class PinnedSession(psycopg.Connection[Any]):
         assert row
         for (name, value), found in zip(PINNED.items(), row[1:], strict=True):
             if found != value:
+                server = server_text(self.end, self.conn_id)
                 raise Unavailable(
-                    f"setting {name} is {found!r} in the transaction that made it {value!r}: what"
-                    " is between here and the server does not keep transactions together. Connect"
-                    " to the server itself"
+                    f"{server}setting {name} is {found!r} in the transaction that made it"
+                    f" {value!r}: what is between here and the server does not keep transactions"
+                    " together. Connect to the server itself"
                 )
 
     def prove_transactions(self) -> None:
@@ -277,23 +346,32 @@ class PinnedSession(psycopg.Connection[Any]):
         with suppress(psycopg.Error):
             self.rollback()
 
+    def name(self, error: psycopg.Error) -> None:
+        """Note on the error that it is about this session's server."""
+        is_about_rights = isinstance(error, psycopg.errors.InsufficientPrivilege)
+        name_connection(error, self.conn_id, self.end, self.info.user if is_about_rights else "")
+
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's, but every error on a broken connection is a psycopg.OperationalError.
+        """As psycopg's, but an error says which server it is from, and every error on a broken
+        connection is a psycopg.OperationalError.
 
         psycopg 3.3 may raise a ValueError when the connection breaks during a COPY and the server's
         last message comes before the end of the rows. Callers would not know that a retry helps.
         """
         try:
             return super().wait(*args, **kwargs)
+        except psycopg.Error as error:
+            # Source and warehouse may have a table of the same name, and both have settings that
+            # end a statement.
+            self.name(error)
+            raise
         except Exception as error:
-            if isinstance(error, psycopg.errors.InsufficientPrivilege) and self.conn_id:
-                # Source and warehouse may have a table of the same name.
-                name_connection(error, self.conn_id, self.info.user)
-            if isinstance(error, psycopg.Error) or not self.broken:
+            if not self.broken:
                 raise
             message = self.pgconn.get_error_message().strip()
-            message = message or "the connection to the server broke"
-            raise psycopg.OperationalError(message) from error
+            lost = psycopg.OperationalError(message or "the connection to the server broke")
+            self.name(lost)
+            raise lost from error
 
     def shut(self) -> None:
         """Shut the socket under a waiting call, which then fails as if the server had gone."""

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import psycopg
 
+from loadsheet.answers import unreadable
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining
 from loadsheet.libpq import parameters
@@ -90,9 +91,10 @@ def connect(
     application_name: str,
     settings: dict[str, str],
     read_only: bool = False,
+    end: str = "",
 ) -> PinnedSession:
     """A session with the pinned settings and `settings` in each transaction. A statement outside of
-    `transaction()` is committed at once.
+    `transaction()` is committed at once. `end` is what the server is to a pipeline, for messages.
 
     Raises psycopg.OperationalError when the server cannot be reached, does not answer within 10 s
     or refuses the login; InputError for a connection that cannot be one to PostgreSQL.
@@ -113,9 +115,10 @@ def connect(
             **options,
         )
     except psycopg.Error as error:
-        name_connection(error, connection.conn_id)
+        name_connection(error, connection.conn_id, end)
         raise
     session.conn_id = connection.conn_id
+    session.end = end
     newer = newer_settings(session.info.server_version)
     session.pin({**PINNED, **settings, **newer}, read_only)
     version = session.info.parameter_status("server_version") or "of unknown version"
@@ -147,6 +150,11 @@ def ask_together(
         values += its_values
     row = session.execute(f"SELECT {', '.join(parts)}", values).fetchone()
     assert row
+    for rows in row:
+        if not isinstance(rows, list | None) or not all(
+            isinstance(one, dict) for one in rows or ()
+        ):
+            raise unreadable(session, "something else where rows were asked for")
     return [[tuple(each.values()) for each in rows or ()] for rows in row]
 
 
@@ -158,7 +166,7 @@ def newer_settings(server_version: int) -> dict[str, str]:
 def connect_source(connection: Connection) -> PinnedSession:
     """A session whose transactions only read: a view of the source may call a function that writes.
     By the lock that they hold, other extractions know not to wait for them."""
-    session = connect(connection, EXTRACTOR, SOURCE_SETTINGS, read_only=True)
+    session = connect(connection, EXTRACTOR, SOURCE_SETTINGS, read_only=True, end="source")
     session.mark = extractor_mark()
     return session
 
@@ -172,7 +180,7 @@ def connect_warehouse(connection: Connection) -> PinnedSession:
     chosen = _chosen(str(connection.extra.get("options", "")))
     # Set by us as well, because PgBouncer may take `options` and pass none of it on.
     ours = {name: chosen.get(name, value) for name, value in WAREHOUSE_SETTINGS.items()}
-    return connect(connection, "loadsheet", ours)
+    return connect(connection, "loadsheet", ours, end="warehouse")
 
 
 def _chosen(options: str) -> dict[str, str]:

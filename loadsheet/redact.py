@@ -209,6 +209,30 @@ def message(error: BaseException) -> str:
     return clean(text)
 
 
+def server_of(error: BaseException) -> str:
+    """`orders: the source (connection 'x', role 'y'): ` for an error of a database's server, as far
+    as it is noted there (`pinned.name_connection`); empty for others."""
+    about = getattr(error, "loadsheet_about", "")
+    server = server_text(
+        getattr(error, "loadsheet_end", ""),
+        getattr(error, "loadsheet_conn_id", ""),
+        getattr(error, "loadsheet_role", ""),
+    )
+    return f"{on_one_line(about)}: {server}" if about else server
+
+
+def server_text(end: str, conn_id: str, role: str = "") -> str:
+    """`the source (connection 'x', role 'y'): ` as far as it is given; empty without a
+    connection."""
+    if not conn_id:
+        return ""
+    names = f"connection {conn_id!r}"
+    if role:
+        names += f", role {on_one_line(role)!r}"
+    return f"the {end} ({names}): " if end else f"{names}: "
+
+
 def summary(error: BaseException) -> str:
-    """An exception in a line or two: its class and its cleaned message."""
-    return f"{type(error).__name__}: {message(error)}".rstrip(": ")
+    """An exception in a line or two: its class, the server that it is from, and its cleaned
+    message."""
+    return f"{type(error).__name__}: {server_of(error)}{message(error)}".rstrip(": ")

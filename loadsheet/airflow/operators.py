@@ -106,11 +106,11 @@ def _unexplained(error: Exception) -> AirflowException:
         # The next try may be on another worker, which has it.
         return AirflowException(missing)
     # needs the drivers, which parsing a DAG file does not
-    from loadsheet.engine.diagnosis import diagnose
+    from loadsheet.engine.diagnosis import diagnose, named
 
     diagnosis = diagnose(error)
     if diagnosis:
-        return _exception_type(diagnosis.cause.retryable)(str(diagnosis))
+        return _exception_type(diagnosis.cause.retryable)(f"{named(error)}{diagnosis}")
     lines = [summary(error)]
     # the core has noted there in which step it happened
     for note in getattr(error, "__notes__", ()):

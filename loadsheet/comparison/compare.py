@@ -4,13 +4,13 @@ of those."""
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, groupby, islice
 from typing import Any, Literal, NamedTuple
 
+from loadsheet.answers import key_texts, known, take_once, unreadable, whole_number
 from loadsheet.comparison.digest import BUCKETS, Side
 from loadsheet.comparison.ranges import with_pauses
 from loadsheet.comparison.storable import storable
@@ -79,7 +79,7 @@ def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
     It is by buckets at once where they are likely to differ, and for a share of the buckets.
     """
     if len(buckets) == BUCKETS and not _has_unsettled(sides):
-        found = _compared(sides, lambda side, within: side.total(within))
+        found = _compared(sides, lambda side, within: side.total(within), [0])
         if not found.buckets:
             return found
     return by_buckets(sides, buckets)
@@ -87,7 +87,7 @@ def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
 
 def by_buckets(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
     """Hash both sides at the same time, by buckets: for tables that are known to differ."""
-    return _compared(sides, lambda side, within: side.digests(buckets, within))
+    return _compared(sides, lambda side, within: side.digests(buckets, within), buckets)
 
 
 def _has_unsettled(sides: Sides) -> bool:
@@ -100,11 +100,13 @@ def _has_unsettled(sides: Sides) -> bool:
     return False
 
 
-def _compared(sides: Sides, query: Callable[[Side, str], str]) -> Totals:
+def _compared(sides: Sides, query: Callable[[Side, str], str], buckets: Sequence[int]) -> Totals:
+    """The totals of both sides; `query` asks for those of these buckets."""
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
-        target = pool.submit(_digests, sides.warehouse_session, [query(sides.target, "TRUE")])
+        in_all = [query(sides.target, "TRUE")]
+        target = pool.submit(_digests, sides.warehouse_session, in_all, buckets)
         queries = [query(sides.source, within) for within in sides.source_ranges]
-        in_source = _digests(sides.source_session, queries)
+        in_source = _digests(sides.source_session, queries, buckets)
         in_target = target.result()
     differing = [
         bucket
@@ -118,12 +120,18 @@ def _compared(sides: Sides, query: Callable[[Side, str], str]) -> Totals:
     )
 
 
-def _digests(session: Session, queries: Sequence[str]) -> dict[int, tuple[int, int, int]]:
+def _digests(
+    session: Session, queries: Sequence[str], buckets: Sequence[int]
+) -> dict[int, tuple[int, int, int]]:
     digests: dict[int, tuple[int, int, int]] = {}
     for query in with_pauses(queries):
+        # Rows under the wrong number would be looked for where they are not.
+        left = set(buckets)
         for bucket, count, first, second in session.execute(query):
+            take_once(session, left, bucket)
             before = digests.get(bucket, (0, 0, 0))
-            digests[bucket] = (before[0] + count, before[1] + int(first), before[2] + int(second))
+            sums = (whole_number(session, first), whole_number(session, second))
+            digests[bucket] = (before[0] + count, before[1] + sums[0], before[2] + sums[1])
     return digests
 
 
@@ -145,8 +153,9 @@ def _with_same_keys(sides: Sides, found: Iterator[Found]) -> Iterator[Found]:
     while batch := list(islice(found, _BLOCK_KEYS)):
         theirs = [one for one in batch if not one.is_in_target]
         ours = [one for one in batch if not one.is_in_source]
-        in_target = _same_keys(sides.warehouse_session, sides.target, theirs, "TRUE")
-        in_source = _same_keys(sides.source_session, sides.source, ours, sides.settled)
+        one_side, other_side = sides.source_session, sides.warehouse_session
+        in_target = _same_keys(other_side, sides.target, one_side, theirs, "TRUE")
+        in_source = _same_keys(one_side, sides.source, other_side, ours, sides.settled)
         for one in batch:
             same = in_source.get(one.key) if not one.is_in_source else in_target.get(one.key)
             if same is None or (one.is_in_source and one.is_in_target):
@@ -169,16 +178,19 @@ class _SameKey(NamedTuple):
 
 
 def _same_keys(
-    session: Session, side: Side, found: Sequence[Found], settled: str
+    session: Session, side: Side, found_by: Session, found: Sequence[Found], settled: str
 ) -> dict[tuple[int, str] | None, _SameKey]:
-    """The rows of `side` whose keys are equal to those of the rows that were `found`."""
-    by_texts = {tuple(json.loads(one.key[1])): one.key for one in found if one.key}
+    """The rows of `side` whose keys are equal to those of the rows that were `found` on the other
+    one."""
+    width = len(side.key)
+    by_texts = {tuple(key_texts(found_by, one.key[1], width)): one.key for one in found if one.key}
     keys = storable(session, list(by_texts))
     if not keys:
         return {}
     rows = session.execute(side.same_keys(keys, settled).encode())
+    places = dict(enumerate(keys))
     return {
-        by_texts[keys[place]]: _SameKey((key_hash, text), is_settled, is_chosen)
+        by_texts[known(session, places, place)]: _SameKey((key_hash, text), is_settled, is_chosen)
         for place, key_hash, text, is_settled, is_chosen in rows
     }
 
@@ -325,7 +337,12 @@ def _side_by_side(
 
 
 def texts_of(session: Session, side: Side, keys: list[tuple[int, str]]) -> dict[str, list[Any]]:
-    """Every column as it is shown, for each of the rows with these keys, by the key's text."""
+    """Every column as it is shown, for each of the rows with these keys, by the key's text. Raises
+    Unreadable where the server does not answer for all of them."""
     if not keys:
         return {}
-    return dict(session.execute(side.texts(keys)).fetchall())
+    found = dict(session.execute(side.texts(keys)).fetchall())
+    for _, key in keys:
+        if len(known(session, found, key)) != len(side.values):
+            raise unreadable(session, "a row with more or fewer columns than were asked for")
+    return found

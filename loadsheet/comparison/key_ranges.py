@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from loadsheet.answers import plan, take_once, whole_number
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import INTEGERS, Side, Value
 from loadsheet.postgres import Session
@@ -43,7 +44,7 @@ FROM pg_class WHERE oid = to_regclass(%s)
 """
 
 
-_ROWS = "SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = to_regclass(%s)"
+_ROWS = "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass(%s)"
 
 
 class Ranges(NamedTuple):
@@ -75,7 +76,7 @@ def differing(sides: Sides) -> Ranges | None:
         return None
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
         in_target = pool.submit(_digests, sides.warehouse_session, sides.target, bounds)
-        in_source = _read(sides.source_session, _by_index(sides.source, bounds))
+        in_source = _read(sides.source_session, _by_index(sides.source, bounds), bounds)
         of_target = in_target.result()
     numbers = [
         number
@@ -117,7 +118,7 @@ def _bounds(session: Session, side: Side) -> list[int]:
     """The first key of each range but the lowest, in their order."""
     row = session.execute(_ROWS, (side.relation.sql,)).fetchone()
     assert row
-    rows = int(row[0])
+    rows = max(row[0], 0)
     count = min(rows // _KEYS_IN_A_RANGE, _MOST_RANGES)
     percent = 100 * count / max(rows, 1)
     sample = session.execute(
@@ -140,13 +141,17 @@ def _spans(numbers: Sequence[int], bounds: Sequence[int]) -> list[tuple[int, int
 
 def _digests(session: Session, side: Side, bounds: Sequence[int]) -> dict[int, _Digest]:
     if side.live == "TRUE" and _reads_an_index(session, side, bounds):
-        return _read(session, _by_index(side, bounds))
-    return _read(session, _by_scan(side, bounds))
+        return _read(session, _by_index(side, bounds), bounds)
+    return _read(session, _by_scan(side, bounds), bounds)
 
 
-def _read(session: Session, query: str) -> dict[int, _Digest]:
-    rows = session.execute(query)
-    return {number: _Digest(count, int(hashes)) for number, count, hashes in rows}
+def _read(session: Session, query: str, bounds: Sequence[int]) -> dict[int, _Digest]:
+    left = set(range(len(bounds) + 1))
+    digests = {}
+    for number, count, hashes in session.execute(query):
+        take_once(session, left, number)
+        digests[number] = _Digest(count, whole_number(session, hashes))
+    return digests
 
 
 def _by_index(side: Side, bounds: Sequence[int]) -> str:
@@ -184,13 +189,12 @@ def _reads_an_index(session: Session, side: Side, bounds: Sequence[int]) -> bool
     if fit != (True,):
         return False
     row = session.execute(f"EXPLAIN (FORMAT JSON) {_by_index(side, bounds)}").fetchone()
-    assert row
-    scans = [node for node in _nodes(row[0][0]["Plan"]) if "Relation Name" in node]
+    scans = [node for node in _nodes(plan(session, row)) if "Relation Name" in node]
     return bool(scans) and all(
         node["Node Type"] == "Index Only Scan" and "Index Cond" in node for node in scans
     )
 
 
-def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    below = [node for child in plan.get("Plans", ()) for node in _nodes(child)]
-    return [plan, *below]
+def _nodes(one: dict[str, Any]) -> list[dict[str, Any]]:
+    below = [node for child in one.get("Plans", ()) for node in _nodes(child)]
+    return [one, *below]

@@ -17,7 +17,8 @@ _LEAST_BYTES = 64 << 20
 _MOST_RANGES = 64
 """Each answers with a line per bucket, and keeps a cursor open where rows differ."""
 _LEAVES = """
-SELECT coalesce(max(pages), 0), coalesce(sum(pages), 0) * current_setting('block_size')::int,
+SELECT coalesce(max(pages), 0),
+    CAST(coalesce(sum(pages), 0) * current_setting('block_size')::int AS bigint),
     coalesce(bool_and(is_heap), true)
 FROM (
     SELECT pg_relation_size(c.oid) / current_setting('block_size')::int AS pages,
@@ -48,7 +49,7 @@ def gentle_ranges(session: Session, source: SourceTable) -> list[str]:
             f"{source.relation}: --gentle reads ranges of pages, and only plain and partitioned"
             " tables have those. Compare it without --gentle"
         )
-    return stream.cut(pages, min(int(size) // _LEAST_BYTES, _MOST_RANGES, pages))
+    return stream.cut(pages, min(size // _LEAST_BYTES, _MOST_RANGES, pages))
 
 
 def with_pauses(ranges: Iterable[_Range]) -> Iterator[_Range]:

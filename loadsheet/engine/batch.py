@@ -18,7 +18,7 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import details
 from loadsheet.engine.both_steps import extract_and_load, servers_for_both
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.engine.execute import Progress
 from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import Servers
@@ -147,7 +147,7 @@ def _who_is_away(pipeline: Pipeline, servers: Servers) -> str:
             return ""
     except Exception as error:
         diagnosis = diagnose(error)
-        return str(diagnosis) if diagnosis else summary(error)
+        return f"{named(error)}{diagnosis}" if diagnosis else summary(error)
 
 
 def _show(table: str, result: Outcome | Exception) -> None:

@@ -30,6 +30,11 @@ _LOGIN = Cause(
     is_login=True,
 )
 FULL = "free space there, or enlarge it"
+# A setting of the role does not count, so to raise it there would change nothing.
+_STATEMENT_TIMEOUT = (
+    "Loadsheet sets statement_timeout to 0, so what counts is one in `options` of the warehouse's"
+    " connection, in a function, or on the server of a foreign table"
+)
 
 SQLSTATES = {
     "08": Cause(
@@ -131,8 +136,7 @@ SQLSTATES = {
     "57014": Cause(
         True,
         "A user or statement_timeout cancelled the statement",
-        "find out who cancelled it, or raise statement_timeout for the connection's role"
-        " (ALTER ROLE ... SET statement_timeout)",
+        f"find out who cancelled it: the server's log has the statement; {_STATEMENT_TIMEOUT}",
     ),
     "57P01": Cause(
         True, "An administrator shut the server down or ended the session", "check that it runs"
@@ -212,6 +216,25 @@ _BY_MESSAGE = (
             "set hot_standby_feedback = on at the standby, or raise max_standby_streaming_delay"
             " (and max_standby_archive_delay) there above the time that the largest table takes to"
             " read; or read from the primary",
+        ),
+    ),
+    (
+        "57014",
+        re.compile("due to statement timeout"),
+        Cause(
+            True,
+            "A statement_timeout ended the statement",
+            f"raise it where it is set: {_STATEMENT_TIMEOUT}",
+        ),
+    ),
+    (
+        "57014",
+        re.compile("due to user request"),
+        Cause(
+            True,
+            "An administrator cancelled the statement (pg_cancel_backend), or a program that ends"
+            " long ones",
+            "find out who, and exempt the connection's role: the server's log has the statement",
         ),
     ),
     (

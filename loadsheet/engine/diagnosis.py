@@ -19,7 +19,7 @@ import psycopg
 from loadsheet.engine import causes, lake_causes, pooler_causes
 from loadsheet.engine.causes import Cause
 from loadsheet.lake.failure import ANSWER, LakeFailed, NotOfS3
-from loadsheet.redact import clean, message, on_one_line
+from loadsheet.redact import clean, message, on_one_line, server_of, server_text
 
 # Files that are missing or forbidden stay so; every other failure of the operating system may pass.
 _LASTING = (
@@ -82,12 +82,11 @@ class Diagnosis:
 
 
 def named(error: BaseException) -> str:
-    """`connection 'x', role 'y': `, as far as it is known; empty where nothing is."""
-    conn_id = connection_of(error)
-    role = getattr(error, "loadsheet_role", "")
-    names = [f"connection {conn_id!r}"] if conn_id else []
-    names += [f"role {on_one_line(role)!r}"] if role else []
-    return f"{', '.join(names)}: " if names else ""
+    """`orders: the source (connection 'x', role 'y'): `, as far as it is known; empty where nothing
+    is."""
+    if isinstance(error, LakeFailed) and error.conn_id:
+        return server_text("lake", error.conn_id)
+    return server_of(error)
 
 
 def connection_of(error: BaseException) -> str:

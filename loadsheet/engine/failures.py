@@ -18,7 +18,7 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine import lock_holders
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import (
     Corrupt,
     InputError,
@@ -185,7 +185,7 @@ class _Place:
             while cause:
                 diagnosis = diagnose(cause)
                 if diagnosis:
-                    text = _mask_server_message(text, cause)
+                    text = f"{named(cause)}{_mask_server_message(text, cause)}"
                     return str(replace(diagnosis, text=text)), diagnosis.code
                 cause = cause.__cause__
         return text, ""

@@ -28,12 +28,12 @@ behind an earlier snapshot (a lagging standby, a restored backup) is refused bef
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from loadsheet.answers import key_texts
 from loadsheet.comparison import compare, digest, key_ranges
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
@@ -327,13 +327,15 @@ class _Search:
             if one.kind == "extra":
                 found.gone_rows += 1
                 if not is_report and found.gone_rows <= most:
+                    told_by = self.source if one.is_in_source else warehouse
+                    key_texts(told_by, key, len(self.key))  # whoever takes it later trusts it
                     found.gone.add(key)
             elif one.kind == "missing" and not self.rows.where:
                 found.lacks_rows = True
             elif one.kind == "missing":
                 missing_rows += 1
                 if missing_rows <= _MOST_MISSING:
-                    found.missing.append(json.loads(key))
+                    found.missing.append(key_texts(self.source, key, len(self.key)))
         if not is_report:
             most_share = self.deletes.max_delete
             gone.refuse_many(self.target, found.gone_rows, rows, most_share, self.pipeline)
@@ -376,7 +378,7 @@ class _Search:
             texts = {text for (text,) in rows} - moved.keys()
             if len(moved) + len(texts) > _MOST_MISSING:
                 return []
-            latest = [json.loads(text) for text in texts]
+            latest = [key_texts(self.source, text, len(self.key)) for text in texts]
             if not latest:
                 break
             moved.update(zip(texts, latest, strict=True))

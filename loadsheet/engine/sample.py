@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import psycopg
 
+from loadsheet.answers import plan
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
@@ -125,10 +126,8 @@ def sampled_rows(
 ) -> Selection:
     """`rows` with the condition that chooses the sample; unchanged where the whole table is as
     small as the sample. A large table's size is the planner's estimate."""
-    plan = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()
-    expected = 1
-    if plan:
-        expected = max(plan[0][0]["Plan"]["Plan Rows"], 1)
+    row = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()
+    expected = max(plan(session, row)["Plan Rows"], 1)
     if sample.rows is not None:
         wanted: float = sample.rows
     else:

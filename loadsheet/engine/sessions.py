@@ -16,7 +16,7 @@ import psycopg
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.pinned import PinnedSession, name_connection
+from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
@@ -117,7 +117,7 @@ class Servers:
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
-        with self._connect(connect, conn_id) as session, _named(conn_id, session):
+        with self._connect(connect, conn_id) as session, _named(session):
             yield session
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
@@ -166,13 +166,13 @@ def _is_full(error: psycopg.OperationalError) -> bool:
 
 
 @contextlib.contextmanager
-def _named(conn_id: str, session: PinnedSession) -> Iterator[None]:
+def _named(session: PinnedSession) -> Iterator[None]:
     """An error about a connection that is lost says which one."""
     try:
         yield
     except psycopg.OperationalError as error:
         if session.broken:
-            name_connection(error, conn_id)
+            session.name(error)
         raise
 
 
@@ -193,9 +193,8 @@ class KeptServers(Servers):
     def spare_warehouse(self) -> Iterator[PinnedSession]:
         """As `warehouse`, but only if the server gives a session at once. It is for work that can
         be left out, so it takes none from others."""
-        conn_id = self._pipeline.warehouse.conn_id
         session = self._take_idle(connect_warehouse) or self.try_warehouse()
-        with self._keeping(session, connect_warehouse, conn_id):
+        with self._keeping(session, connect_warehouse):
             yield session
 
     def try_warehouse(self) -> PinnedSession:
@@ -235,7 +234,7 @@ class KeptServers(Servers):
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._take_idle(connect) or self._connect(connect, conn_id)
-        with self._held(connect), self._keeping(session, connect, conn_id):
+        with self._held(connect), self._keeping(session, connect):
             yield session
 
     @contextlib.contextmanager
@@ -258,10 +257,10 @@ class KeptServers(Servers):
         return any(holder != me for holder in list(self._holders[connect]))
 
     @contextlib.contextmanager
-    def _keeping(self, session: PinnedSession, connect: Connect, conn_id: str) -> Iterator[None]:
+    def _keeping(self, session: PinnedSession, connect: Connect) -> Iterator[None]:
         """Keep the session after the block, if it is fit for another step; else close it."""
         try:
-            with _named(conn_id, session):
+            with _named(session):
                 yield
         except BaseException:
             session.close()

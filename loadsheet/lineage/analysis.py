@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from loadsheet.answers import known
 from loadsheet.errors import Refused
 from loadsheet.lineage.trace import Trace, trace_column, trace_rows
 from loadsheet.outcome import RunRequest
@@ -115,7 +116,7 @@ def _analyze(session: PinnedSession, pipeline: Pipeline, transform: Transform) -
     view = session.execute(f"SELECT 'pg_temp.{_VIEW}'::pg_catalog.regclass::oid").fetchone()
     assert row and view
     query = nodes.query_of(row[0])
-    own = _tables(session, view)[view[0]]
+    own = known(session, _tables(session, view), view[0])
     columns = {}
     for number, (name, type_name) in own.columns.items():
         columns[name] = type_name, trace_column(query, number)
@@ -124,6 +125,12 @@ def _analyze(session: PinnedSession, pipeline: Pipeline, transform: Transform) -
     read = {origin.relation for trace in traces for origin in trace.origins}
     functions = set().union(*(trace.functions for trace in traces))
     tables = _tables(session, read | rows.relations)
+    for oid in read | rows.relations:
+        known(session, tables, oid)
+    for trace in traces:
+        for origin in trace.origins:
+            if origin.column:
+                known(session, tables[origin.relation].columns, origin.column)
     reading = dict(session.execute(_READING, (list(functions),)).fetchall())
     return Analysis(columns=columns, rows=rows, tables=tables, reading=reading)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadsheet import answers
 from loadsheet.pinned import PinnedSession
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID, TOMBSTONES
@@ -59,7 +60,7 @@ def staged_tables(session: PinnedSession, pipeline: Pipeline) -> dict[str, Stage
             continue
         table = name if name in names else name.removesuffix(TOMBSTONES)
         staged = StagedTable(name=name, table=table, columns=columns.get(name, {}))
-        _add_source(staged, loaded.get(table, []))
+        _add_source(staged, answers.columns(session, loaded.get(table, [])) or [])
         found[name] = staged
     return found
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import LoadsheetError
 from loadsheet.preview.models import Remark
 from loadsheet.preview.pipeline import preview_pipeline
@@ -36,7 +36,7 @@ def lacking_privileges(pipeline: Pipeline, connections: Connections) -> Lacking:
             raise
         text = str(error)
         if not isinstance(error, LoadsheetError):
-            text = str(diagnose(error))
+            text = f"{named(error)}{diagnose(error)}"
         found.remarks.append(Remark(severity="error", code="preview", message=text))
         return found
     seen: set[str] = set()

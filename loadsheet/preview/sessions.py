@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import LoadsheetError, Unavailable
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
@@ -42,23 +42,19 @@ def read_only_sessions(
     Raises Unavailable, naming the connection, when a server cannot be reached.
     """
     source_connection = connections(pipeline.source.conn_id)
-    with _open(connect_source, source_connection, "source") as source:
+    with _open(connect_source, source_connection) as source:
         warehouse_connection = connections(pipeline.warehouse.conn_id)
-        with _open(connect_warehouse, warehouse_connection, "warehouse") as warehouse:
+        with _open(connect_warehouse, warehouse_connection) as warehouse:
             yield source, warehouse
 
 
-def _open(
-    connect: Callable[[Connection], PinnedSession], connection: Connection, role: str
-) -> PinnedSession:
+def _open(connect: Callable[[Connection], PinnedSession], connection: Connection) -> PinnedSession:
     try:
         session = connect(connection)
         # The server itself keeps the session from writing, also in functions behind a view.
         session.pin(_SETTINGS, read_only=True)
     except psycopg.Error as error:
-        raise Unavailable(
-            f"the {role} (connection {connection.conn_id!r}): {diagnose(error)}"
-        ) from error
+        raise Unavailable(f"{named(error)}{diagnose(error)}") from error
     return session
 
 
@@ -78,5 +74,5 @@ def ask(preview: StepPreview, code: str, question: Callable[[], Any]) -> Any:
         _log.debug("%s: no answer about %s in time", preview.id, code)
         preview.add_remark("note", code, NOT_KNOWN)
     except psycopg.errors.InsufficientPrivilege as error:
-        preview.add_error("privilege", message(error))
+        preview.add_error("privilege", f"{named(error)}{message(error)}")
     return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from loadsheet.answers import plan
 from loadsheet.engine.reading import file_format, read_and_store
 from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.pinned import PinnedSession
@@ -58,8 +59,8 @@ def estimate_rows(
     is set and there are not too many."""
     try:
         row = session.execute(f"EXPLAIN (FORMAT JSON) {preview.sql}").fetchone()
-        plan = row[0][0]["Plan"] if row else {"Plan Rows": 0, "Plan Width": 0}
-        rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
+        expected = plan(session, row)
+        rows, width = int(expected["Plan Rows"]), int(expected["Plan Width"])
         # Kept if counting takes too long.
         preview.rows = rows
         if count:

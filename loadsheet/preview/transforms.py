@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import ExecStatus
 
+from loadsheet.answers import plan
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.step_sql import transform_sql
 from loadsheet.plan.steps import step_id
@@ -379,7 +380,7 @@ class _TransformPreviewer:
             return None
         except UNANSWERED:  # a load swaps the table at this moment
             return None
-        return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
+        return int(plan(self.session, row)["Plan Rows"])
 
     def _is_rebuilt(self, change: Change | None, is_increment: bool) -> bool:
         """Whether every row of the target would be rewritten."""

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
+from loadsheet.answers import unreadable
 from loadsheet.errors import Refused
 from loadsheet.source import holdback, origins, sequences, ties, zones
 from loadsheet.source.table import SourceTable
@@ -349,7 +350,10 @@ class Cursor:
         # No modifier means microseconds, or a date, which is limited by today's midnight anyway.
         if self._column.type == self.type:
             return 0
-        digits = int(self._column.type.split("(")[1].split(")")[0])
+        found = re.search(r"\(([0-9])\)", self._column.type)
+        if found is None:
+            raise unreadable(self._session, "a type of a column that no column has")
+        digits = int(found[1])
         if digits >= 6:
             return 0
         return 10.0**-digits

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from loadsheet.answers import known
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.names import did_you_mean
 from loadsheet.pinned import PinnedSession
@@ -235,7 +236,7 @@ def _entries(session: psycopg.Connection[Any], oids: Sequence[int]) -> list[_Ent
     columns = _columns_of(session, oids)
     keys: dict[int, list[str]] = {oid: [] for oid in oids}
     for oid, name in session.execute(_KEYS, {"oids": list(oids)}):
-        keys[oid].append(name)
+        known(session, keys, oid).append(name)
     return [_Entry(oid=oid, columns=columns[oid], key=tuple(keys[oid])) for oid in oids]
 
 
@@ -245,7 +246,7 @@ def _columns_of(
     columns: dict[int, list[dict[str, Any]]] = {oid: [] for oid in oids}
     with session.cursor(row_factory=dict_row) as cursor:
         for row in cursor.execute(_COLUMNS, {"oids": list(oids)}):
-            columns[row["relation"]].append(row)
+            known(session, columns, row["relation"]).append(row)
     return columns
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from loadsheet.answers import known
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.source import catalog, defaults, holdback, identity, selection, sequences, zones
@@ -138,7 +139,7 @@ def plain(session: Session, schema: str, tables: Iterable[Table]) -> dict[int, T
     """By their oids, those of the tables that are plain ones, and that this role may read."""
     by_name = {table.name: table for table in tables}
     rows = session.execute(_PLAIN, (schema, list(by_name)))
-    return {oid: by_name[name] for oid, name in rows}
+    return {oid: known(session, by_name, name) for oid, name in rows}
 
 
 def lock(session: Session, schema: str, tables: Iterable[Table]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from loadsheet.answers import is_number, unreadable
 from loadsheet.errors import Refused
 from loadsheet.source import origins
 from loadsheet.source.holdback import way_on
@@ -104,6 +105,11 @@ def refuse_set_back(
     kind = without_modifier(table.column(cursor).type)
     if kind not in NUMBER_TYPES:
         return
+    if not is_number(watermark):
+        raise Refused(
+            f"{table.relation}: the ledger of the warehouse has {watermark!r} as the highest"
+            f" {cursor} that was read, which is no number: run a full refresh of this table"
+        )
     for sequence in _sequences(session, table, spec):
         try:
             last = _last_number(session, sequence)
@@ -158,7 +164,8 @@ def _in_type(session: psycopg.Connection[Any], number: int, kind: str) -> Decima
     if kind != "real":
         return Decimal(number)
     row = session.execute(f"SELECT CAST({number} AS {kind})::text").fetchone()
-    assert row
+    if row is None or not is_number(row[0]):
+        raise unreadable(session, "no number where one was asked for")
     return Decimal(row[0])
 
 

@@ -35,9 +35,10 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg.waiting import Wait
 
+from loadsheet.answers import plan
 from loadsheet.deadline import remaining, watch
 from loadsheet.libpq import set_parameters
-from loadsheet.pinned import PINNED, begin, begin_with
+from loadsheet.pinned import PINNED, PinnedSession, begin, begin_with
 from loadsheet.postgres import (
     NETWORK,
     SOURCE_SETTINGS,
@@ -121,8 +122,7 @@ class Abandoned(Exception):
 def is_many(session: Session, select: str) -> bool:
     """Whether the server expects so many rows that reading them in other sessions pays."""
     row = session.execute(f"EXPLAIN (FORMAT JSON) {select}").fetchone()
-    assert row
-    return bool(row[0][0]["Plan"]["Plan Rows"] >= MANY_ROWS)
+    return bool(plan(session, row)["Plan Rows"] >= MANY_ROWS)
 
 
 def has_row(session: Session, select: str) -> bool:
@@ -332,6 +332,12 @@ class _Readers:
             with contextlib.suppress(RuntimeError):  # its event loop has ended already
                 terminate()
 
+    def _named(self, error: psycopg.Error) -> psycopg.Error:
+        """The error, with the source's name."""
+        if isinstance(self._session, PinnedSession):
+            self._session.name(error)
+        return error
+
     async def read_jobs(self) -> None:
         """Read job after job in one new session. Does nothing when it cannot be opened: the other
         readers take the jobs."""
@@ -357,11 +363,13 @@ class _Readers:
             await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
             # Callers know psycopg's errors only. 08006 is connection_failure.
-            raise psycopg.errors.lookup(error.sqlstate or "08006")(error.args[0]) from error
+            raise self._named(
+                psycopg.errors.lookup(error.sqlstate or "08006")(error.args[0])
+            ) from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # The latter where the server has ended the session between two statements, and its
             # message was read before the end of the connection.
-            raise psycopg.OperationalError(str(error)) from error
+            raise self._named(psycopg.OperationalError(str(error))) from error
         finally:
             connection.terminate()
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import psycopg
 
+from loadsheet.answers import plan
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import LoadsheetError, Refused, TimedOut
-from loadsheet.pinned import PinnedSession
+from loadsheet.pinned import PinnedSession, about
 from loadsheet.postgres import Session, connect_source
 from loadsheet.source import catalog, holdback
 from loadsheet.source.bounds import Cursor
@@ -61,7 +62,8 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, status: Pipelin
                 add_known_lags(session, schema, specs, some)
                 for table in some:
                     if table.lag is None:
-                        _add_lag(session, schema, specs[table.name], table)
+                        with about(table.name):
+                            _add_lag(session, schema, specs[table.name], table)
     except TimedOut:
         _give_up(f"it did not answer within {seconds}", tables, status)
     except Exception as error:
@@ -118,13 +120,17 @@ def table_lag(
     cursor = Cursor(session, described, table.incremental)
     query = cursor.newest_query()
     # EXPLAIN without ANALYZE: the query itself does not run.
-    plan = session.execute(f"EXPLAIN (FORMAT JSON) {query}").fetchone()
-    if plan and float(plan[0][0]["Plan"]["Total Cost"]) > _MOST_COST:
+    row = session.execute(f"EXPLAIN (FORMAT JSON) {query}").fetchone()
+    if plan(session, row)["Total Cost"] > _MOST_COST:
         raise Refused(f"{column} has no index, so finding its highest value could take long")
     try:
         row = session.execute(query).fetchone()
     except psycopg.errors.QueryCanceled as error:
-        raise Refused(f"its highest {column} was not found within {_QUERY_TIMEOUT}") from error
+        # Or somebody has cancelled it: the server's words tell.
+        why = _reason(error)
+        raise Refused(
+            f"its highest {column} was not found within {_QUERY_TIMEOUT}: {why}"
+        ) from error
     if row is None:
         return Lag(newest=None, ahead=False), None
     lag = _lag_between(session, cursor, row[0], watermark)

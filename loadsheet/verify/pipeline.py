@@ -10,6 +10,7 @@ from contextlib import closing
 import psycopg
 
 from loadsheet.connections.lookup import Connections
+from loadsheet.engine.diagnosis import named
 from loadsheet.engine.due import Due
 from loadsheet.engine.lock_holders import Locks, holders, holders_named, of_table
 from loadsheet.engine.resolve import with_matched_tables
@@ -17,7 +18,7 @@ from loadsheet.engine.sessions import Servers
 from loadsheet.engine.transform import relations_read
 from loadsheet.errors import InputError, Refused
 from loadsheet.names import did_you_mean
-from loadsheet.pinned import PinnedSession
+from loadsheet.pinned import PinnedSession, about
 from loadsheet.postgres import WAREHOUSE_SETTINGS
 from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline, Transform
@@ -76,14 +77,15 @@ def verify_pipeline(
             if table.name not in due.tables if due else names and table.name not in names:
                 continue
             _log.info("comparing %s", table.name)
-            with holders_named(connections, _waits(pipeline, table.name), f"{table.name}: "):
+            waits = _waits(pipeline, table.name)
+            with holders_named(connections, waits), about(table.name):
                 tables.append(verify_table(pipeline, table, look, source, warehouse))
             _record(warehouse, pipeline, tables[-1], connections)
             report(tables[-1])
         for transform in _chosen_marts(pipeline, names, look, due):
             _log.info("comparing %s with its SELECT", transform.name)
             waits = _mart_waits(pipeline, transform)
-            with holders_named(connections, waits, f"{transform.name}: "):
+            with holders_named(connections, waits), about(transform.name):
                 marts.append(verify_mart(pipeline, transform, look, warehouse))
             _record(warehouse, pipeline, marts[-1], connections)
             report(marts[-1])
@@ -136,7 +138,9 @@ def _record(
         verified.record(session, pipeline.name, row)
     except (Refused, psycopg.Error) as error:
         # What was found is worth more than its record: a role that only reads may compare, too.
-        verdict.not_recorded = str(error) if isinstance(error, Refused) else message(error)
+        verdict.not_recorded = str(error)
+        if isinstance(error, psycopg.Error):
+            verdict.not_recorded = f"{named(error)}{message(error)}"
         if isinstance(error, psycopg.errors.LockNotAvailable):
             written = [of_table(Relation("loadsheet", "verified"))]
             who = holders(connections, pipeline.warehouse.conn_id, written)

@@ -3,9 +3,9 @@ name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
+from loadsheet.answers import key_texts
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Found, Sides
 from loadsheet.verify.models import MOST_NAMED, ChangedValue, Difference, TableVerdict
@@ -29,7 +29,9 @@ def count_rows(verdict: TableVerdict, sides: Sides, buckets: Sequence[int]) -> i
         if found.key is None or len(named) == MOST_NAMED:
             continue
         parts = [names[place] for place in sides.source.key]
-        named.append(Difference(key=dict(zip(parts, json.loads(found.key[1]), strict=True))))
+        told_by = sides.source_session if found.is_in_source else sides.warehouse_session
+        texts = key_texts(told_by, found.key[1], len(parts))
+        named.append(Difference(key=dict(zip(parts, texts, strict=True))))
         if found.kind == "different":
             different.append(found)
     _name_changes(verdict, sides, different)

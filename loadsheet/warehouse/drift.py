@@ -5,7 +5,6 @@ Drift is applied by the table's policy, or refused before anything is written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from loadsheet import answers
 from loadsheet.errors import CheckFailed, Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
@@ -317,7 +317,7 @@ def given_by_others(
     primary_key = tables.primary_key_of(session, target)
     if primary_key is None:
         return found
-    loaded = json.loads((scope.source or {}).get(KEY, "null"))
+    loaded = answers.names(session, (scope.source or {}).get(KEY, "null"))
     has = [drift.renamed.get(name, name) for name in primary_key[1]]
     ours = [list(key), [drift.renamed.get(name, name) for name in loaded or ()]]
     # An older ledger does not tell which key the last load had, and none that of a first load.

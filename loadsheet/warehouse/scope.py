@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
+from loadsheet import answers
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Mode
 from loadsheet.sql.text import Relation
@@ -45,6 +46,8 @@ WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
             AND action IN ('replace', 'restore')), 0)
 ORDER BY load_no LIMIT 1
 """
+_NUMBERS = {"oldest_transaction", "next_transaction", "seen_on_standby"}
+"""Facts about the source that are transaction ids."""
 _IS_QUIET = "SELECT fence = %s FROM loadsheet.load WHERE load_no = %s"
 _COLUMNS = """
 SELECT coalesce(columns, '[]') FROM loadsheet.scope
@@ -133,7 +136,13 @@ def _scopes(session: Session, query: str, values: tuple[Any, ...]) -> dict[str, 
     with session.cursor(row_factory=dict_row) as cursor:
         for row in cursor.execute(query, values):
             name = row.pop("table_name")
-            scopes[name] = Scope(**row)
+            columns = answers.columns(session, row.pop("columns"))
+            former = answers.texts(session, row.pop("former")) or {}
+            source = answers.texts(session, row.pop("source"))
+            for fact in _NUMBERS & (source or {}).keys():
+                answers.whole_number(session, (source or {})[fact])
+            unfilled.checked(session, row["unfilled_columns"])
+            scopes[name] = Scope(columns=columns, former=former, source=source, **row)
     return scopes
 
 

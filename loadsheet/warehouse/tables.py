@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadsheet.answers import known, unreadable
 from loadsheet.postgres import Session, ask_together
+from loadsheet.redact import on_one_line
 from loadsheet.sql.text import Relation, ident
+from loadsheet.wording import shortened
 
 _KIND = """
 SELECT relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -94,15 +97,34 @@ def kind(session: Session, target: Relation) -> str | None:
     return row[0] if row else None
 
 
+class _Columns(dict[str, str]):
+    """Columns and their types, as a server has told them."""
+
+    def __init__(self, session: Session, columns: Iterable[tuple[str, str]]):
+        super().__init__(columns)
+        self._session = session
+
+    def __missing__(self, name: str) -> str:
+        raise unreadable(self._session, f"no column {shortened(on_one_line(name))} of a table")
+
+
 def columns_of(session: Session, target: Relation) -> dict[str, str]:
-    """The target's columns and their formatted types, in order; empty if there is no such table."""
-    return dict(session.execute(_COLUMNS, (target.sql,)).fetchall())
+    """The target's columns and their formatted types, in order; empty if there is no such table.
+    To ask for one that it must have, and has not, raises Unreadable."""
+    return _Columns(session, session.execute(_COLUMNS, (target.sql,)).fetchall())
 
 
 def plain_columns(session: Session, targets: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
     """What `columns_of` gives for each of the targets; without those that have a domain."""
     rows = session.execute(_PLAIN_COLUMNS, ([target.sql for target in targets],))
-    return {targets[place]: dict(zip(names, types, strict=True)) for place, names, types in rows}
+    by_place = dict(enumerate(targets))
+    found = {}
+    for place, names, types in rows:
+        if len(names) != len(types):
+            raise unreadable(session, "another number of types than of columns")
+        target = known(session, by_place, place)
+        found[target] = dict(zip(names, types, strict=True))
+    return found
 
 
 def domains_of(session: Session, target: Relation) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from loadsheet import answers
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
@@ -50,6 +51,28 @@ class Unfilled:
     def to_json(self) -> str:
         """As the ledger keeps it."""
         return json.dumps(asdict(self))
+
+
+def checked(session: Session, recorded: Any) -> dict[str, Any] | None:
+    """What the ledger has answered as SELECTED. Raises Unreadable where it is nothing that is ever
+    recorded."""
+    if recorded is None:
+        return None
+    found = recorded if isinstance(recorded, dict) else {}
+    is_right = (
+        type(found.get("source_oid")) is int
+        and _are(found.get("attnums"), int)
+        and "through" in found
+        and (found["through"] is None or _are(found["through"], str))
+        and _are(found.get("order", []), str)
+    )
+    if not is_right:
+        raise answers.unreadable(session, "something else where columns were asked for")
+    return found
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(type(one) is kind for one in values)
 
 
 def read(recorded: dict[str, Any] | None) -> Unfilled | None:

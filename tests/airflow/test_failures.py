@@ -126,7 +126,8 @@ def test_a_step_fails_the_task_with_its_place_its_code_and_the_next_step(project
     hopeless = run()
     assert type(hopeless) is AirflowFailException
     assert str(hopeless).startswith(
-        "shop.item: extract failed in run manual__1: connection 'shop_source': connection failed: "
+        "shop.item: extract failed in run manual__1: the source (connection 'shop_source'):"
+        " connection failed: "
     )
     assert "(SQLSTATE 28P01)" in str(hopeless) and "Next: correct the connection's login" in str(
         hopeless

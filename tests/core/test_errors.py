@@ -396,6 +396,12 @@ CASES = [
 
 
 OF_A_CONNECTION = {
+    a_lock_held_by_another: "warehouse",
+    a_read_only_warehouse: "warehouse",
+    a_missing_privilege_in_the_source: "shop_source",
+    a_missing_privilege_in_the_warehouse: "warehouse",
+    a_constraint_of_somebody_else: "warehouse",
+    sql_that_stumbles_over_a_value: "warehouse",
     a_session_ended_by_an_administrator: "warehouse",
     a_server_that_is_not_there: "shop_source",
     a_database_closed_for_connections: "warehouse",
@@ -406,7 +412,7 @@ OF_A_CONNECTION = {
     a_wrong_key_of_the_lake: "lake",
     a_bucket_removed_on_the_way: "lake",
 }
-"""The troubles with a connection, and its id. It was in no message."""
+"""The troubles that a server tells of, and its connection. It was in no message."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.trouble.__name__)
@@ -428,8 +434,10 @@ def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(
     name = {"create_bucket": "shop", TRANSFORM: "shop.names"}.get(case.step, "shop.item")
     assert str(error).startswith(f"{name}: {failed.step.kind} failed in run {shop.run_id}: ")
     assert case.says in str(error) and "\n" not in str(error)
-    named = re.search(r": connection '(\w+)': ", str(error))
-    assert (named[1] if named else None) == OF_A_CONNECTION.get(case.trouble)
+    named = re.search(r": the (\w+) \(connection '(\w+)'(?:, role '\w+')?\): ", str(error))
+    conn_id = OF_A_CONNECTION.get(case.trouble)
+    end = conn_id and conn_id.removeprefix("shop_")
+    assert (named.groups() if named else (None, None)) == (end, conn_id)
     assert "Ada" not in str(error) and "p4ss" not in str(error) and "wr0ng" not in str(error)
     shop.converges()
 
@@ -515,7 +523,9 @@ def test_a_cancelled_statement_is_retried_and_the_retry_heals(shop: Shop) -> Non
         results = shop.run()
         canceller.join()
     assert (results[LOAD].state, results[LOAD].tries) == ("done", 2)
-    assert "(SQLSTATE 57014). A user or statement_timeout cancelled" in str(shop.waits[0].error)
+    said = str(shop.waits[0].error)
+    assert "the warehouse (connection 'warehouse'): canceling statement" in said
+    assert "(SQLSTATE 57014). An administrator cancelled" in said
     assert not judge(shop.project, "item") and violations(shop.project) == []
 
 
@@ -567,7 +577,7 @@ def test_a_server_that_stops_in_the_middle_is_named(shop: Shop) -> None:
     assert str(error).startswith(
         f"shop.item: load failed in run {shop.run_id}: "
     ) and "Next: check that" in str(error)
-    assert ": connection 'warehouse': " in str(error)
+    assert ": the warehouse (connection 'warehouse'): " in str(error)
 
 
 def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(shop: Shop) -> None:

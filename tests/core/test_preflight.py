@@ -147,7 +147,8 @@ def test_a_missing_privilege_names_connection_and_role(
     assert failed
     for error in failed:
         text = str(error)
-        assert f"connection '{conn_id}', role '{role}': permission denied for " in text
+        named = f"the {end} (connection '{conn_id}', role '{role}'): permission denied for "
+        assert named in text
         assert "`loadsheet grants`" in text and "`loadsheet doctor`" in text
 
 

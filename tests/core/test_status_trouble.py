@@ -190,7 +190,7 @@ def test_the_trouble_of_one_named_pipeline_is_in_its_document(pair: Project) -> 
     assert "connection failed" in found["error"] and "secret" not in done.stdout
     text = cli(pair, pair.name)
     assert (text.exit_code, text.stdout) == (1, "") and text.stderr.startswith(
-        "error: connection 'warehouse': connection failed"
+        "error: the warehouse (connection 'warehouse'): connection failed"
     )
 
 

@@ -819,7 +819,8 @@ def test_a_role_that_only_reads_compares_and_says_that_the_verdict_is_not_record
     assert (done.returncode, done.stdout) == (
         0,
         "item: equal, 3,000 rows\n"
-        "  the verdict is not recorded: permission denied for table verified\n"
+        "  the verdict is not recorded: the warehouse (connection 'warehouse',"
+        " role 'looks'): permission denied for table verified\n"
         "1 table: 1 equal\n",
     )
 

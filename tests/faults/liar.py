@@ -1,5 +1,6 @@
 """A line to a PostgreSQL server that answers with lies: texts of the columns that it is told to
-change arrive with something behind them. Rows of COPY pass as they are."""
+change arrive with something behind them, and where it is asked to, so do numbers and all other
+values. Rows of COPY pass as they are."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ _ASKS_FOR_ENCRYPTION = {80877103, 80877104}
 
 class Liar:
     """A line to `target`; clients connect to `port`. A context manager. `seen` are the columns of
-    texts in all answers so far."""
+    texts in all answers so far; those of any type, with `every_type`."""
 
-    def __init__(self, target: tuple[str, int]):
+    def __init__(self, target: tuple[str, int], every_type: bool = False):
         self.target = target
+        self.every_type = every_type
         self.seen: set[str] = set()
         self.lie: Lie = lambda name, text: text
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -117,7 +119,7 @@ class _Answers:
             end = body.index(b"\0", place)
             name = body[place:end].decode()
             kind, is_binary = struct.unpack("!6xI6xH", body[end + 1 : end + 19])
-            is_text = kind in _TEXTS and not is_binary
+            is_text = (kind in _TEXTS or self.liar.every_type) and not is_binary
             self.columns.append((name, is_text))
             if is_text:
                 self.liar.seen.add(name)

@@ -20,6 +20,7 @@ OF_POSTGRESQL = {
     "no pg_hba.conf entry",
     "password authentication failed",
     "canceling statement due to lock timeout",
+    "canceling statement due to statement timeout",
 }
 COMMANDS = ("loadsheet ", "make ")
 

@@ -121,7 +121,8 @@ def test_an_age_is_one_or_two_units(seconds: float, text: str) -> None:
 def test_a_warehouse_that_is_away_is_no_crash(cli: Cli, project: Path) -> None:
     result = cli("status", "shop")
     assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("error: connection 'warehouse': connection failed: ")
+    named = "error: the warehouse (connection 'warehouse'): connection failed: "
+    assert result.err.startswith(named)
     assert "(SQLSTATE 08001)" in result.err and "Next: check that the server runs" in result.err
     assert "s3cr3t" not in result.err
 
