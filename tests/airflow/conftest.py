@@ -22,6 +22,8 @@ SHARING_WORLD = (
     "test_assets.py",
     "test_backfills.py",
     "test_end_to_end.py",
+    "test_pattern_runs.py",
+    "test_tasks_of_many.py",
     "test_shared_extract.py",
     # The last: it gives that Airflow other bundles.
     "test_bundle.py",

@@ -90,6 +90,11 @@ GROUPED_SQL = {
     "of_unfit": "SELECT count(*) AS n FROM unfit",
 }
 Rows = Counter[str]
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND application_name = 'loadsheet:extract'"
+)
+"""The extractions that wait for a lock."""
 
 
 @dataclass

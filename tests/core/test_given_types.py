@@ -11,8 +11,8 @@ import pytest
 
 from loadsheet.errors import Refused
 from loadsheet.warehouse import drift
+from tests.core.hanging import dumped
 from tests.core.planned import plan
-from tests.core.test_belongings import dumped
 from tests.debian import PROGRAMS, DebianServer
 from tests.project import Project
 

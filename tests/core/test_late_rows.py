@@ -12,7 +12,7 @@ import pytest
 
 from loadsheet.errors import Refused
 from loadsheet.source import catalog, origins
-from tests.core.test_cursor_expressions import entry, errors_of_plan, names
+from tests.core.expressions import entry, errors_of_plan, names
 from tests.faults.oracle import judge
 from tests.project import Project
 

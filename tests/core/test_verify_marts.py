@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from loadsheet.cli.main import app
 from loadsheet.errors import InputError
-from tests.core.test_verify import counts
+from tests.core.verifying import counts
 from tests.project import Project
 
 SOURCE = """

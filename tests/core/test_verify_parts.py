@@ -15,7 +15,7 @@ from loadsheet.comparison import ranges
 from loadsheet.comparison.digest import BUCKETS
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
-from tests.core.test_verify import CREATE, counts
+from tests.core.verifying import CREATE, counts
 from tests.project import Project
 
 DAYS = """
