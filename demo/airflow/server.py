@@ -14,7 +14,7 @@ from typing import Self
 
 from demo.airflow.api import Api
 from demo.airflow.settings import inherited, settings
-from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens, run_supervised
 from loadsheet.sqltest.process import Managed, ServerFailed
 
 COMPONENTS = {
@@ -78,12 +78,9 @@ class Airflow(Managed):
         return self
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the `airflow` command. Raises ServerFailed with its output when it fails and `check`
-        is set."""
-        command = [*self._command, *arguments]
-        done = subprocess.run(
-            command, env=self.env, cwd=self.home, capture_output=True, text=True, check=False
-        )
+        """Run the `airflow` command, which ends with this process. Raises ServerFailed with its
+        output when it fails and `check` is set."""
+        done = run_supervised([*self._command, *arguments], env=self.env, cwd=self.home)
         if check and done.returncode:
             last = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
             raise ServerFailed(

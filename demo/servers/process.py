@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _RESERVATIONS: list[socket.socket] = []
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
+_STOP = ((signal.SIGTERM, 10.0),)
 
 
 class Supervised(Process):
@@ -38,25 +39,13 @@ class Supervised(Process):
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         user: tuple[int, int] | None = None,
-        signals: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 10.0),),
+        signals: Sequence[tuple[signal.Signals, float]] = _STOP,
         remove: Path | None = None,
     ):
         self.log = log
         self._grace = sum(grace for _, grace in signals) + 10
-        uid, gid = user or (None, None)
-        stops = [(int(number), grace) for number, grace in signals]
-        last_will = str(remove) if remove else None
-        order = {
-            "command": list(command),
-            "signals": stops,
-            "user": uid,
-            "group": gid,
-            "remove": last_will,
-        }
         with log.open("ab") as out:
-            self._supervisor = _start(
-                [sys.executable, "-I", "-S", str(_SUPERVISOR), json.dumps(order)], out, env, cwd
-            )
+            self._supervisor = _start(_order(command, signals, user, remove), out, env, cwd)
 
     @property
     def exit_code(self) -> int | None:
@@ -102,6 +91,45 @@ class Supervised(Process):
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             return self._supervisor.wait()
+
+
+def run_supervised(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with nothing on its standard input. It ends when we do, kill -9
+    included."""
+    theirs, ours = os.pipe()  # only we have `ours`: no other process gets it
+    try:
+        return subprocess.run(
+            _order(command, _STOP, None, None),
+            stdin=theirs,
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def _order(
+    command: Sequence[str],
+    signals: Sequence[tuple[signal.Signals, float]],
+    user: tuple[int, int] | None,
+    remove: Path | None,
+) -> list[str]:
+    """The command of a supervisor for `command`."""
+    uid, gid = user or (None, None)
+    order = {
+        "command": list(command),
+        "signals": [(int(number), grace) for number, grace in signals],
+        "user": uid,
+        "group": gid,
+        "remove": str(remove) if remove else None,
+    }
+    return [sys.executable, "-I", "-S", str(_SUPERVISOR), json.dumps(order)]
 
 
 def _start(

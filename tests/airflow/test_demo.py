@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from demo.airflow.server import COMPONENTS
 
 REPOSITORY = Path(__file__).parents[2]
 MARK = f"LOADSHEET_TEST_MARK={secrets.token_hex(8)}"
@@ -33,13 +35,18 @@ def living() -> list[str]:
     return found
 
 
-def nobody_lives(seconds: float) -> bool:
+def until(true: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while living():
+    while not true():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True
+
+
+def all_of_airflow_lives() -> bool:
+    commands = living()
+    return all(any(f"airflow {name}" in command for command in commands) for name in COMPONENTS)
 
 
 @pytest.fixture
@@ -76,8 +83,7 @@ def starting(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         assert process.stdout is not None
         assert any("Airflow: metadata database" in line for line in process.stdout)
-        time.sleep(3)
-        assert any("airflow scheduler" in command for command in living())
+        assert until(all_of_airflow_lives, 30), living()
         yield process
         process.kill()
 
@@ -91,7 +97,7 @@ def test_ctrl_c_stops_everything_in_order(starting: subprocess.Popen[str]) -> No
 
 def test_kill_9_of_the_demo_leaves_no_process(starting: subprocess.Popen[str]) -> None:
     starting.kill()
-    assert nobody_lives(30), living()
+    assert until(lambda: living() == [], 30), living()
 
 
 def test_a_taken_port_is_named_and_nothing_is_left(environment: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
-from demo.servers.process import Supervised, listens
+from demo.servers.process import Supervised, listens, run_supervised
 from loadsheet.sqltest import embedded
 from loadsheet.sqltest.process import ServerFailed, Watched
 
@@ -184,6 +184,30 @@ def test_killing_the_supervisor_ends_the_command(tmp_path: Path) -> None:
         lambda: not any(c.startswith("sleep") for c in descendants_mentioning("sleep 987651"))
     )
     process.stop()
+
+
+WAITING_OWNER = """
+    import os
+    from pathlib import Path
+    from demo.servers.process import run_supervised
+    run_supervised(["sh", "-c", "echo; sleep 987650; exit 0"], env=os.environ, cwd=Path("/"))
+"""
+
+
+def test_a_command_that_is_waited_for_ends_when_its_owner_is_killed() -> None:
+    """As `airflow connections import`, which went on after kill -9 of the demo."""
+    running = lambda: descendants_mentioning("sleep 987650")  # noqa: E731
+    command = [sys.executable, "-c", textwrap.dedent(WAITING_OWNER)]
+    with subprocess.Popen(command, cwd=REPOSITORY) as owner:
+        assert eventually(lambda: any(one.startswith("sleep") for one in running()))
+        owner.kill()
+    assert eventually(lambda: running() == [])
+
+
+def test_a_command_that_is_waited_for_gives_its_output_and_its_exit_code(tmp_path: Path) -> None:
+    script = ["sh", "-c", "pwd; echo $WORD >&2; cat; exit 3"]
+    done = run_supervised(script, env=os.environ | {"WORD": "last"}, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (3, f"{tmp_path}\n", "last\n")
 
 
 def test_a_commands_exit_code_and_last_words_are_reported(tmp_path: Path) -> None:
