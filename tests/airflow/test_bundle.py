@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from demo.servers import PostgresServer, SlackReceiver
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow import secrets_kept
 from tests.airflow.world import World, ask
+from tests.git import commit_all, git, new_repository
 from tests.granted import End, printed, run_each
 
 BAR = 10.0
@@ -71,23 +71,7 @@ class Bundles:
 
     def commit(self, message: str) -> str:
         """The new commit."""
-        git(self.repository, "add", "--all")
-        git(self.repository, "commit", "--quiet", "--message", message)
-        return git(self.repository, "rev-parse", "HEAD")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = (
-        "-c",
-        "user.name=test",
-        "-c",
-        "user.email=test@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    )
-    return subprocess.run(
-        ["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
+        return commit_all(self.repository, message)
 
 
 def write(root: Path, name: str, *lines: str, answer: int = 1) -> Path:
@@ -125,10 +109,9 @@ def bundles(world: World, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     good = write(folder, "good")
     write(folder, "edited")
     save(write(folder, "bad"), "version: 1\nsuorce: {}\n")
-    git(repository, "init", "--quiet", "--initial-branch", "main")
+    new_repository(repository)
     write(repository / "elt", "versioned", answer=1)
-    git(repository, "add", "--all")
-    git(repository, "commit", "--quiet", "--message", "first")
+    commit_all(repository, "first")
     grant(world.postgres, good)
     world.slack.messages.clear()
     airflow = world.airflow

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,9 @@ from airflow.providers.git.bundles.git import GitDagBundle
 
 from loadsheet.airflow.git_bundle import GitPipelineBundle
 from loadsheet.airflow.stubs import WATCH_FILE
+from tests.git import git, new_repository
 
 PYTHON = "# an Airflow DAG, says Airflow's look at the text\nraise SystemExit('run')\n"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = (
-        "-c",
-        "user.name=test",
-        "-c",
-        "user.email=test@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    )
-    command = ["git", *who, *arguments]
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.fixture
@@ -44,7 +29,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     folder.mkdir()
-    git(folder, "init", "--quiet", "--initial-branch", "main")
+    new_repository(folder)
     push(folder, {"pipelines/one/pipeline.yml": "version: 1\n"})
     return folder
 

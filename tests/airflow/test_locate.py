@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from loadsheet.errors import InputError
 from loadsheet.plan.dag_config import render_dag
 from loadsheet.project.scaffold import create_project
 from loadsheet.spec.pipeline_file import load_pipeline
+from tests.git import commit_all, new_repository
 
 SHOP = """\
 version: 1
@@ -127,28 +127,15 @@ def test_a_linked_loader(project: Path, tmp_path: Path) -> None:
     assert files(parse(dags)) == {project / "pipelines" / "shop" / "pipeline.yml"}
 
 
-def git(folder: Path, *arguments: str) -> str:
-    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
-    command = ["git", *(word for setting in settings for word in ("-c", setting)), *arguments]
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def commit(project: Path) -> str:
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message", "changed")
-    return git(project, "rev-parse", "HEAD")
-
-
 def test_a_run_reads_the_file_of_its_own_commit(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = tmp_path / "storage"
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(storage))
-    git(project, "init", "--quiet", "--initial-branch", "main")
-    first = commit(project)
+    new_repository(project)
+    first = commit_all(project)
     write(project, f"{SHOP}tags: [second]\n")
-    second = commit(project)
+    second = commit_all(project)
     found, documents = {}, []
     for version in (first, second):
         bundle = GitDagBundle(

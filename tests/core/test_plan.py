@@ -4,7 +4,6 @@ writing nothing."""
 from __future__ import annotations
 
 import json
-import subprocess
 from copy import deepcopy
 from typing import Any
 
@@ -14,6 +13,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
 from tests.core.planned import *  # noqa: F403
 from tests.core.planned import MART, SOURCE, TABLES, as_role, fixes, found, plan
+from tests.git import commit_all, new_repository
 from tests.project import Project
 
 
@@ -332,21 +332,8 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
         )
     # a spec takes no YAML aliases
     project.spec({table: deepcopy(before) for table, (before, _) in EDITS.items()})
-    git = [
-        "git",
-        "-C",
-        str(project.folder),
-        "-c",
-        "user.name=Test",
-        "-c",
-        "user.email=test@example.com",
-    ]
-    for arguments in (
-        ["init", "--quiet"],
-        ["add", "."],
-        ["commit", "--quiet", "--message", "before"],
-    ):
-        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    new_repository(project.folder)
+    commit_all(project.folder)
     project.succeed()
     project.spec({table: deepcopy(after) for table, (_, after) in EDITS.items()})
     for table in EDITS:
@@ -454,22 +441,9 @@ def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_ag
     project.in_source(SOURCE)
     named, matched = {"customer": {"incremental": "at"}}, {"cust*": {"incremental": "at"}}
     project.spec(named)
-    git = [
-        "git",
-        "-C",
-        str(project.folder),
-        "-c",
-        "user.name=Test",
-        "-c",
-        "user.email=test@example.com",
-    ]
+    new_repository(project.folder)
     for tables in (matched, named):
-        for arguments in (
-            ["init", "--quiet"],
-            ["add", "."],
-            ["commit", "--quiet", "--message", "before"],
-        ):
-            subprocess.run([*git, *arguments], check=True, capture_output=True)
+        commit_all(project.folder)
         assert project.cli("run", "shop").returncode == 0
         project.spec(tables)
         told = json.loads(project.cli("plan", "shop", "--diff", "HEAD", "--json").stdout)["diff"][

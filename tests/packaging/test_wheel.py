@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tarfile
 import tomllib
 import zipfile
@@ -17,6 +16,7 @@ import pytest
 
 from demo.servers import S3Server
 from loadsheet import __version__
+from tests.git import commit_all, new_repository
 from tests.granted import Granted
 from tests.packaging.environment import ROOT, Environment
 
@@ -198,18 +198,6 @@ WAYS = {
 """How Airflow can be given a project; each here with a project of its own."""
 
 
-def commit(project: Path) -> None:
-    """Make a Git repository of the project."""
-    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
-    git = ["git", *(word for setting in settings for word in ("-c", setting))]
-    for arguments in (
-        ("init", "--quiet", "--initial-branch", "main"),
-        ("add", "--all"),
-        ("commit", "--quiet", "--message", "project"),
-    ):
-        subprocess.run([*git, *arguments], cwd=project, check=True)
-
-
 @pytest.fixture(scope="module")
 def listed(airflow: Environment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The DAGs that Airflow finds, by id, where every way to give it a project is configured."""
@@ -221,7 +209,8 @@ def listed(airflow: Environment, tmp_path_factory: pytest.TempPathFactory) -> di
         (project / "pipelines" / "example").rename(project / "pipelines" / way)
         spec = project / "pipelines" / way / "pipeline.yml"
         spec.write_text(spec.read_text().replace("pipeline: example", f"pipeline: {way}"))
-        commit(project)
+        new_repository(project)
+        commit_all(project)
         text = json.dumps({"name": way, **bundle})
         bundles.append(json.loads(text.replace("{project}", str(project))))
     more = {

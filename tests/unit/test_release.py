@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import release
+from tests.git import commit_all, git, new_repository
 
 CHANGELOG = """\
 # Changelog
@@ -47,32 +47,22 @@ WHEEL = {
 SDIST = ["PKG-INFO", "pyproject.toml", "loadsheet/__init__.py", "LICENSE", "NOTICE"]
 
 
-def git(root: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A committed repository of version 1.2.0, whose 1.1.0 was released."""
     (tmp_path / "loadsheet").mkdir()
     (tmp_path / "loadsheet" / "__init__.py").write_text('__version__ = "1.2.0"\n')
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
-    git(tmp_path, "init", "--quiet")
+    new_repository(tmp_path)
     git(tmp_path, "commit", "--allow-empty", "-m", "The version before")
     git(tmp_path, "tag", "v1.1.0")
-    commit(tmp_path)
+    commit_all(tmp_path)
     return tmp_path
-
-
-def commit(root: Path) -> None:
-    git(root, "add", "--all")
-    git(root, "commit", "-m", "A change")
 
 
 def declare(root: Path, line: str) -> None:
     (root / "loadsheet" / "__init__.py").write_text(line + "\n")
-    commit(root)
+    commit_all(root)
 
 
 def dist(root: Path, wheel: dict[str, str], sdist: list[str]) -> Path:
@@ -126,7 +116,7 @@ def test_a_dirty_tree_is_refused_and_no_command_is_printed(
 )
 def test_a_wrong_changelog_is_refused(repository: Path, text: str, problem: str) -> None:
     (repository / "CHANGELOG.md").write_text(text)
-    commit(repository)
+    commit_all(repository)
     (found,) = release.commit_problems(repository, None)
     assert problem in found
 

@@ -4,27 +4,20 @@ the data."""
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.git import git as git_in
 from tests.unit.cli.conftest import SPEC, SQL, Cli, write_pipeline
 
 FILE = Path("pipelines/shop/pipeline.yml")
 
 
 def git(*arguments: str) -> None:
-    identity = [
-        "-c",
-        "user.name=Test",
-        "-c",
-        "user.email=test@example.com",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+    """In the current folder."""
+    git_in(Path(), *arguments)
 
 
 @pytest.fixture
