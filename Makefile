@@ -13,7 +13,7 @@ PYTEST := -m pytest -q
 # Every process would compile all of Loadsheet: 0.38 instead of 0.22 s of a core for a check.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-page test-packaging test-airflow test-lineage test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
+.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-faults-a-l test-faults-m-z test-editors test-page test-packaging test-airflow test-airflow-alone test-airflow-shared test-lineage test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,12 +23,17 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-# Five at a time on 2 cores: half of the time a suite waits for a disk, a lock or a timeout. The
-# longest ones come first. Each waits for its own environment alone: the core's is there in a
-# minute, Airflow's in three. With four at a time, Airflow's suite, the longest, began last: make
-# gives the first place that is free to the suite at which it has stopped for want of one.
+# Six at a time on 2 cores: half of the time a suite waits for a disk, a lock or a timeout. The long
+# suites are in two parts each, because what is left alone at the end waits alone. The longest ones
+# come first. Each waits for its own environment alone: the core's is there in a minute, Airflow's
+# in three. The short suites wait for Airflow's as well: make gives the first place that is free to
+# the suite at which it has stopped for want of one, and Airflow's, the longest, would begin last.
 test:  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j5 --output-sync=recurse test-airflow test-core-a-l test-core-m-z test-faults test-page test-editors test-unit test-packaging test-lineage
+	@$(MAKE) --no-print-directory -j6 --output-sync=recurse ALL=1 test-airflow-shared test-airflow-alone test-core-a-l test-core-m-z test-faults-a-l test-faults-m-z test-page test-editors test-unit test-packaging test-lineage
+
+ifdef ALL
+test-page test-editors test-unit tests/editors/node_modules/.ready tests/page/node_modules/.ready: | $(AIRFLOW_VENV)/.ready
+endif
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit
@@ -48,8 +53,14 @@ test-core-a-l test-core-m-z: test-core-%: $(CORE)/.ready
 test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a table of rows lost and duplicated
 	$(CORE)/bin/python $(PYTEST) tests/faults
 
+test-faults-a-l test-faults-m-z: test-faults-%: $(CORE)/.ready
+	$(CORE)/bin/python $(PYTEST) tests/faults/test_[$*]*.py
+
 test-airflow: $(AIRFLOW_VENV)/.ready  ## Factory, operators and the real scheduler (AIRFLOW=3.4 for the next Airflow)
 	$(CURDIR)/$(AIRFLOW_VENV)/bin/python $(PYTEST) tests/airflow
+
+test-airflow-shared test-airflow-alone: test-airflow-%: $(AIRFLOW_VENV)/.ready
+	$(CURDIR)/$(AIRFLOW_VENV)/bin/python $(PYTEST) -m $(if $(filter shared,$*),shared_world,"not shared_world") tests/airflow
 
 test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
 	$(BIN)/python $(PYTEST) tests/packaging

@@ -41,13 +41,17 @@ with warnings.catch_warnings():  # dag-factory 1.1 tries Airflow 2's import path
     import dagfactory.dagbuilder  # noqa: F401
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Warnings are errors here too, but not those that Airflow and dag-factory give themselves.
 
     The modules that share `world` come last: its Airflow would go on working beside all others.
+    Their mark lets `make test` run them at the same time as the others.
     """
     items.sort(key=lambda item: _place(item.path.name))
     for item in items:
+        if item.path.name in SHARING_WORLD:
+            item.add_marker(pytest.mark.shared_world)
         if item.path.is_relative_to(REPO / "tests" / "airflow"):
             item.add_marker(
                 pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
