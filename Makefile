@@ -29,9 +29,9 @@ demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=-
 # in three. The short suites wait for Airflow's as well: make gives the first place that is free to
 # the suite at which it has stopped for want of one, and Airflow's, the longest, would begin last.
 test:  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j6 --output-sync=recurse ALL=1 test-airflow-shared test-airflow-alone test-core-a-l test-core-m-z test-faults-a-l test-faults-m-z test-page test-editors test-unit test-packaging test-lineage
+	@$(MAKE) --no-print-directory -j6 --output-sync=recurse TOGETHER=1 test-airflow-shared test-airflow-alone test-core-a-l test-core-m-z test-faults-a-l test-faults-m-z test-page test-editors test-unit test-packaging test-lineage
 
-ifdef ALL
+ifdef TOGETHER
 test-page test-editors test-unit tests/editors/node_modules/.ready tests/page/node_modules/.ready: | $(AIRFLOW_VENV)/.ready
 endif
 

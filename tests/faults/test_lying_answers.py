@@ -75,7 +75,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "lineage": ("lineage", "shop"),
     "doctor": ("doctor", "shop"),
     "restore": ("restore", "shop", "sale", "--list"),
-    "docs": ("docs", "--out", "out"),
+    "docs": ("docs", "--out", "OUT"),
     "add": ("add", "shop", "public.*", "--dry-run"),
     "gc": ("gc", "shop", "--dry-run"),
 }
@@ -163,7 +163,8 @@ def test_every_command_ends_with_words_whatever_value_of_an_answer_is_garbled(
 
 def _ends_in_words(project: Project, name: str) -> str:
     """What is wrong with the end of a command; empty where nothing is."""
-    arguments = ["--project", str(project.folder), *COMMANDS[name]]
+    given = [one.replace("OUT", str(project.folder / "out")) for one in COMMANDS[name]]
+    arguments = ["--project", str(project.folder), *given]
     done = command_line(arguments, project.environment(), 60)
     said = done.stdout + done.stderr
     if done.returncode not in (0, 1, 2, 5) or "Traceback" in said:
