@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -109,6 +109,14 @@ def known(session: psycopg.Connection[Any], of: Mapping[_Key, _Value], key: Any)
         return of[key]
     except (KeyError, TypeError):
         raise unreadable(session, "something that was not asked about") from None
+
+
+def at(session: psycopg.Connection[Any], of: Sequence[_Value], place: Any) -> _Value:
+    """What is at this place, counted from 0, which the server has sent and must have been asked
+    about. Raises Unreadable."""
+    if type(place) is not int or not 0 <= place < len(of):
+        raise unreadable(session, "something that was not asked about")
+    return of[place]
 
 
 def take_once(session: psycopg.Connection[Any], left: set[int], number: int) -> None:

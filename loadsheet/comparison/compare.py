@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import chain, groupby, islice
 from typing import Any, Literal, NamedTuple
 
-from loadsheet.answers import key_texts, known, take_once, unreadable, whole_number
+from loadsheet.answers import at, key_texts, known, take_once, unreadable, whole_number
 from loadsheet.comparison.digest import BUCKETS, Side
 from loadsheet.comparison.ranges import with_pauses
 from loadsheet.comparison.storable import storable
@@ -188,9 +188,8 @@ def _same_keys(
     if not keys:
         return {}
     rows = session.execute(side.same_keys(keys, settled).encode())
-    places = dict(enumerate(keys))
     return {
-        by_texts[known(session, places, place)]: _SameKey((key_hash, text), is_settled, is_chosen)
+        by_texts[at(session, keys, place)]: _SameKey((key_hash, text), is_settled, is_chosen)
         for place, key_hash, text, is_settled, is_chosen in rows
     }
 

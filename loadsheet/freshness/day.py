@@ -12,6 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from loadsheet import answers
 from loadsheet.freshness.ages import read_ages
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
@@ -131,11 +132,11 @@ def read_days(
         return list(days.values())
     asked = {"pipelines": list(days), "start": start, "end": end}
     for name, runs, tables, marts, rows in session.execute(_DONE, asked):
-        day = days[name]
+        day = answers.known(session, days, name)
         day.runs, day.tables, day.marts, day.rows = runs, tables, marts, rows
     known = {pipeline.name: pipeline for pipeline in pipelines}
     for name, kind, table, target, code, message, is_open in session.execute(_FAILURES, asked):
-        if not _is_of(known[name], kind, table, target):
+        if not _is_of(answers.known(session, known, name), kind, table, target):
             continue
         if is_open:
             is_check = ledger.is_of_check(code)
@@ -145,10 +146,10 @@ def read_days(
             days[name].recovered.append(target)
     if found >= _WAITS_SINCE:
         for name, kind, table, target in session.execute(_WAITS, asked):
-            if _is_of(known[name], kind, table, target):
+            if _is_of(answers.known(session, known, name), kind, table, target):
                 days[name].waiting.append(target)
     for name, kind, table, target, verdict in session.execute(_VERDICTS, asked):
-        if _is_of(known[name], kind, table, target):
+        if _is_of(answers.known(session, known, name), kind, table, target):
             _add_verdict(days[name], target, verdict)
     for name, ages in read_ages(session, pipelines).items():
         days[name].late = [age.target for age in ages if age.is_late]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from loadsheet.answers import known
+from loadsheet.answers import known, take_once
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.source import catalog, defaults, holdback, identity, selection, sequences, zones
@@ -214,10 +214,15 @@ def without_new_rows(
     session.execute(_BY_INDEX)
     found = session.execute(" UNION ALL ".join(tests).encode()).fetchall()
     session.execute("SET LOCAL enable_seqscan TO DEFAULT")
-    return [
-        NoNewRows(name=reads[number].table.name, where=wheres[number], held_by=held_by)
-        for (number,) in found
-    ]
+    quiet = []
+    left = set(range(len(reads)))
+    for (number,) in found:
+        # Another table would be taken for one without news.
+        take_once(session, left, number)
+        quiet.append(
+            NoNewRows(name=reads[number].table.name, where=wheres[number], held_by=held_by)
+        )
+    return quiet
 
 
 def _is_as_before(read: Read, source: identity.Identity) -> bool:
@@ -258,7 +263,7 @@ def _with_plain_cursors(session: Session, reads: Sequence[Read]) -> list[Read]:
     fit = set()
     by_oid = {read.source.oid: read for read in reads}
     for oid, is_stored, default in session.execute(_CURSORS, _as_arrays(places)):
-        if is_stored and _is_known(by_oid[oid], default):
+        if is_stored and _is_known(known(session, by_oid, oid), default):
             fit.add(oid)
     reads = [read for read in reads if read.source.oid in fit & quick]
     return _in_order(session, _in_known_zones(session, reads))

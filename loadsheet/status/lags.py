@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from loadsheet.answers import at
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.redact import summary
@@ -67,10 +68,11 @@ def _add(
     queries = [f"SELECT {number}, {one.query}" for number, one in enumerate(asked)]
     lags: list[tuple[_Asked, Lag]] = []
     for number, newest, ahead, apart in session.execute(" UNION ALL ".join(queries).encode()):
+        one = at(session, asked, number)
         lag = Lag(newest=None, ahead=False)
         if newest is not None:
-            lag = lag_of(asked[number].cursor, newest, ahead, apart)
-        lags.append((asked[number], lag))
+            lag = lag_of(one.cursor, newest, ahead, apart)
+        lags.append((one, lag))
     behind = [one.source.oid for one, lag in lags if lag.ahead]
     sees_writers = bool(behind) and holdback.sees_writers_of(session, behind)
     holder = holdback.open_since(session, holdback.now(session)) if sees_writers else None

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import psycopg
 
-from loadsheet.answers import known
+from loadsheet.answers import at
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.status.models import RowCount
@@ -57,11 +57,10 @@ def rows_in(session: Session, targets: Sequence[Relation]) -> dict[Relation, Row
 def _rows_in(session: Session, targets: Sequence[Relation]) -> dict[Relation, RowCount]:
     rows = {target: RowCount(number=None, target_exists=False) for target in targets}
     counts = []
-    by_place = dict(enumerate(targets))
     for place, is_table, pages, estimate in session.execute(
         _SIZES, ([target.sql for target in targets],)
     ):
-        target = known(session, by_place, place)
+        target = at(session, targets, place)
         # A view is not counted: its query could take long. -1: never estimated
         is_estimated = is_table and estimate >= 0
         rows[target] = RowCount(number=estimate if is_estimated else None)
@@ -69,5 +68,5 @@ def _rows_in(session: Session, targets: Sequence[Relation]) -> dict[Relation, Ro
             counts.append(f"SELECT {place}, count(*) FROM {target.sql}")
     if counts:
         for place, number in session.execute(" UNION ALL ".join(counts).encode()):
-            rows[known(session, by_place, place)] = RowCount(number=number, exact=True)
+            rows[at(session, targets, place)] = RowCount(number=number, exact=True)
     return rows

@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
+from loadsheet import answers
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.transform import relations_read
 from loadsheet.freshness.ages import read_ages
@@ -240,9 +241,9 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
         )
     lacking = {}
     for name, recorded, columns in session.execute(_UNFILLED, names).fetchall():
-        found = unfilled.read(recorded)
+        found = unfilled.read(unfilled.checked(session, recorded))
         if found:
-            lacking[name] = found.names(columns)
+            lacking[name] = found.names(answers.columns(session, columns) or ())
     searches = {}
     for name, checked_at, gone in session.execute(_SEARCHES, names).fetchall():
         searches[name] = Search(at=checked_at, gone=gone)

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loadsheet.answers import at
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
@@ -110,14 +111,14 @@ def untouched(session: Session, storages: Mapping[Relation, str]) -> set[Relatio
     found = []
     for place, is_same in session.execute(_UNTOUCHED, values).fetchall():
         if is_same:
-            found.append(targets[place - 1])
+            found.append(at(session, targets, place - 1))
     if not found:
         return set()
     filled = " UNION ALL ".join(
         f"SELECT {place} WHERE EXISTS (SELECT FROM {target.sql})"
         for place, target in enumerate(found)
     )
-    return {found[place] for (place,) in session.execute(filled.encode())}
+    return {at(session, found, place) for (place,) in session.execute(filled.encode())}
 
 
 def _change(session: Session, target: Relation, is_empty: bool, is_same: bool) -> Change | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadsheet.answers import known, unreadable
+from loadsheet.answers import at, unreadable
 from loadsheet.postgres import Session, ask_together
 from loadsheet.redact import on_one_line
 from loadsheet.sql.text import Relation, ident
@@ -117,13 +117,11 @@ def columns_of(session: Session, target: Relation) -> dict[str, str]:
 def plain_columns(session: Session, targets: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
     """What `columns_of` gives for each of the targets; without those that have a domain."""
     rows = session.execute(_PLAIN_COLUMNS, ([target.sql for target in targets],))
-    by_place = dict(enumerate(targets))
     found = {}
     for place, names, types in rows:
         if len(names) != len(types):
             raise unreadable(session, "another number of types than of columns")
-        target = known(session, by_place, place)
-        found[target] = dict(zip(names, types, strict=True))
+        found[at(session, targets, place)] = dict(zip(names, types, strict=True))
     return found
 
 

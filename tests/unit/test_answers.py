@@ -40,6 +40,7 @@ LIES: list[tuple[Callable[..., Any], list[tuple[Any, ...]]]] = [
         [({},), ([1],), ([{"name": "id"}],), (-1,), ([COLUMN | {"attnum": True}],)]
         + [([COLUMN | {"name": None}],)],
     ),
+    (answers.at, [("ab", 2), ("ab", -1), ("ab", "0"), ("ab", True), ((), 0)]),
     (answers.take_once, [({1, 2}, 3), (set(), 0), ({1}, -1)]),
     (answers.known, [({1: "a"}, 2), ({1: "a"}, []), ({}, None)]),
     (
@@ -77,6 +78,7 @@ def test_what_postgresql_answers_is_read() -> None:
     assert answers.texts(SESSION, {"a": "b"}) == {"a": "b"} and answers.texts(SESSION, None) is None
     assert answers.names(SESSION, '["id"]') == ["id"] and answers.names(SESSION, "null") is None
     assert answers.columns(SESSION, [COLUMN]) == [COLUMN]
+    assert answers.at(SESSION, "ab", 1) == "b"
     assert answers.known(SESSION, {1: "a"}, 1) == "a"
     deeper = PLAN | {"Plans": [PLAN]}
     assert answers.plan(SESSION, ([{"Plan": deeper}],)) == deeper
