@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.faults import workers
 from tests.faults.pooler import PGBOUNCER, Pooler, pgbouncer, through
 from tests.granted import ADMINISTRATOR, PASSWORD
 from tests.project import Project
@@ -62,6 +63,8 @@ def _pooler(project: Project, conn_id: str, uri: str) -> int:
 
 def pytest_configure() -> None:
     Project.uri = _pooled_uri  # type: ignore[method-assign]
+    # What a step may leave in a pooler's session is a transaction or a lock.
+    workers.session_is_ours = "state IS DISTINCT FROM 'idle'"
 
 
 def pytest_runtest_teardown() -> None:
