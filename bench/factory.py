@@ -84,11 +84,19 @@ def write_project(root: Path, count: int, *, renamed: bool = True) -> None:
             name, folder = "renamed", "z_folder"
         sql = root / "pipelines" / folder / "sql"
         sql.mkdir(parents=True)
-        (sql.parent / "pipeline.yml").write_text(
-            text.replace("pipeline: flights", f"pipeline: {name}")
-        )
+        spec = text.replace("pipeline: flights", f"pipeline: {name}")
+        spec = spec.replace("schema: staging, mart_schema: mart", _schemas(name))
+        (sql.parent / "pipeline.yml").write_text(spec)
         for mart in marts:  # no two alike: nothing may be remembered from one to the next
-            (sql / mart.name).write_text(f"-- {name}\n{mart.read_text(encoding='utf-8')}")
+            query = mart.read_text(encoding="utf-8")
+            (sql / mart.name).write_text(
+                query.replace("staging.", f"staging_{name}.").replace("mart.", f"mart_{name}.")
+            )
+
+
+def _schemas(name: str) -> str:
+    """No two pipelines may write one table."""
+    return f"schema: staging_{name}, mart_schema: mart_{name}"
 
 
 def _prepare(work: Path, count: int) -> None:

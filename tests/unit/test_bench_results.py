@@ -15,7 +15,9 @@ FACTS = {"postgresql": "16.14"}
 PEERS = {
     "limit": "limit",
     "Loadsheet": "loadsheet auto",
+    "dlt 1.31": "dlt connectorx",
     "ingestr 1.1.22": "ingestr",
+    "sling 1.4.11": "sling",
 }
 """Contenders, as the documents name them."""
 HEAD = "| | wall s | times the limit | client CPU s | warehouse CPU s | peak MB |"
