@@ -304,10 +304,11 @@ def _write_changed(
     session: Session, statements: merging.Merge, by_index: bool, kept: int, lookup: _IndexLookup
 ) -> Effect:
     """Update the rows that differ and insert the new ones; `kept` of them are in the temporary
-    table. New rows that are not there are looked up `by_index`."""
+    table. If the target's rows were looked up `by_index`, they are there in the order in which they
+    have arrived, and new rows that are not there are looked up likewise."""
     # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
     lookup.set(True)
-    updated = session.execute(statements.update_found()).rowcount
+    updated = session.execute(statements.update_found(in_order=not by_index)).rowcount
     reach("merge.updated")
     inserted = 0
     lookup.set(statements.adds_rows and by_index and not statements.keeps_new)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from loadsheet.sql.merging import differs
+from loadsheet.sql.merging import Merge, differs
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import SAME_WHEN_EQUAL
 from loadsheet.warehouse import apply
@@ -87,6 +87,37 @@ def test_rows_that_do_not_differ_stay_where_they_are_unlocked(project: Project) 
     # An upsert locks each row it meets, even if its guard then leaves the row alone.
     project.in_warehouse(GUARDED)
     assert all(old != new for old, new in zip(after, project.in_warehouse(HEADERS), strict=True))
+
+
+JOIN_IN_BATCHES = """
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET work_mem = ''64kB''', current_database());
+END $$
+"""
+OUT_OF_ORDER = """
+SELECT count(*) FROM (
+    SELECT id < lag(id) OVER (ORDER BY ctid) AS is_out FROM staging.item
+) placed WHERE is_out
+"""
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_many_changed_rows_are_written_in_the_order_of_the_pages_that_have_them(
+    project: Project, monkeypatch: pytest.MonkeyPatch, in_order: bool
+) -> None:
+    """A page is then read and written once, also where the target is larger than the server's
+    memory. The control: in the order in which a hash join finds them."""
+    if not in_order:
+        update = Merge.update_found
+        monkeypatch.setattr(Merge, "update_found", lambda self, in_order: update(self, False))
+    project.in_warehouse(JOIN_IN_BATCHES)
+    loaded(project)
+    project.in_source("UPDATE item SET name = name || '!'")
+    project.succeed()
+    assert effect(project) == (ROWS, 0, ROWS) and project.differences("item") == 0
+    [(out_of_order,)] = project.in_warehouse(OUT_OF_ORDER)
+    # Once for each batch of the join; the last page takes new rows first.
+    assert out_of_order <= 1 if in_order else out_of_order > 10, out_of_order
 
 
 def test_a_long_value_that_is_the_same_is_not_written_again(project: Project) -> None:
