@@ -6,7 +6,6 @@ import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 from typer.exceptions import TyperException
@@ -17,9 +16,6 @@ from loadsheet.installed import unusable
 from loadsheet.project.folder import relative_problem
 from loadsheet.redact import hanging, masked, summary, visible
 from loadsheet.wording import LONGEST_MESSAGE, counted, shortened
-
-if TYPE_CHECKING:
-    from loadsheet.engine.diagnosis import Diagnosis
 
 FAILED = 1
 WRONG_INPUT = 2
@@ -65,11 +61,7 @@ def is_expected(error: BaseException) -> bool:
     """Whether `error` is no bug: one of ours, a server's, the network's or the disk's, or of a
     package that cannot be used here."""
     # A driver is asked about last: to ask needs the drivers.
-    return (
-        isinstance(error, LoadsheetError)
-        or unusable(error) is not None
-        or _diagnosis(error) is not None
-    )
+    return isinstance(error, LoadsheetError) or unusable(error) is not None or bool(_told(error))
 
 
 def describe_error(error: BaseException) -> str:
@@ -79,19 +71,14 @@ def describe_error(error: BaseException) -> str:
     missing = unusable(error)
     if missing:
         return missing
-    diagnosis = _diagnosis(error)
-    if diagnosis is None:
-        return summary(error)
-    from loadsheet.engine.diagnosis import named
-
-    return f"{named(error)}{diagnosis}"
+    return _told(error) or summary(error)
 
 
-def _diagnosis(error: BaseException) -> Diagnosis | None:
+def _told(error: BaseException) -> str:
     # Imported here: it brings the drivers, which are needed only when something went wrong.
-    from loadsheet.engine.diagnosis import diagnose
+    from loadsheet.engine.diagnosis import told
 
-    return diagnose(error)
+    return told(error)
 
 
 def report_bug(error: BaseException) -> None:

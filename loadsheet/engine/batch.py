@@ -18,7 +18,7 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import details
 from loadsheet.engine.both_steps import extract_and_load, servers_for_both
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine.diagnosis import told
 from loadsheet.engine.execute import Progress
 from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import Servers
@@ -146,8 +146,7 @@ def _who_is_away(pipeline: Pipeline, servers: Servers) -> str:
         with servers.source(), servers.warehouse():
             return ""
     except Exception as error:
-        diagnosis = diagnose(error)
-        return f"{named(error)}{diagnosis}" if diagnosis else summary(error)
+        return told(error) or summary(error)
 
 
 def _show(table: str, result: Outcome | Exception) -> None:

@@ -89,6 +89,13 @@ def named(error: BaseException) -> str:
     return server_of(error)
 
 
+def told(error: BaseException) -> str:
+    """The error as it is told to users: which server, its message, why and what to do. Empty for
+    one without a diagnosis, which is a bug."""
+    diagnosis = diagnose(error)
+    return f"{named(error)}{diagnosis}" if diagnosis else ""
+
+
 def connection_of(error: BaseException) -> str:
     """The connection that an error is about: the one noted on it, or the lake's; empty for any
     other error."""

@@ -374,7 +374,7 @@ def _manifest(attempt: Attempt, copied: Copied, format: FileFormat) -> Manifest:
         lower=rows.lower,
         upper=rows.complete_until or rows.upper,
         moves_watermark=rows.moves_watermark,
-        read_at=copied.read_at,
+        read_at=attempt.read_at,
         clock=rows.clock,
         rows=copied.upload.rows,
         parts=tuple(copied.upload.parts),

@@ -33,8 +33,6 @@ class Copied:
     """Which rows were read, with those that the snapshot has added."""
     upload: Upload
     """Their parts; the last one may not be stored yet."""
-    read_at: str
-    """The source's clock."""
     origin: dict[str, str]
     """The source's identity, as manifests keep it."""
     found: deletes.Found
@@ -87,7 +85,6 @@ def copy_rows(
         described=described,
         rows=rows,
         upload=upload,
-        read_at=attempt.read_at,
         origin=origin,
         found=found,
         seen_again=seen_again,

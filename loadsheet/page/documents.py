@@ -17,7 +17,7 @@ import psycopg
 
 from loadsheet import __version__
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine.diagnosis import told
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.page import about, commits
 from loadsheet.page.checks import checks_of
@@ -349,10 +349,10 @@ def described(error: Exception) -> str:
         return masked("\n".join(str(relative_problem(problem)) for problem in error.problems))
     if isinstance(error, LoadsheetError):
         return shortened(masked(str(error)), LONGEST_MESSAGE)
-    diagnosis = diagnose(error)
-    if diagnosis is None:
+    text = told(error)
+    if not text:
         raise error
-    return f"{named(error)}{diagnosis}"
+    return text
 
 
 def finished(document: Document) -> Document:

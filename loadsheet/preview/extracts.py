@@ -10,7 +10,7 @@ import psycopg
 
 from loadsheet.engine import deletes
 from loadsheet.engine.attempt import last_of
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine.diagnosis import told
 from loadsheet.engine.reading import file_format
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
@@ -81,7 +81,7 @@ def preview_extract(
     except psycopg.Error as error:
         if session.broken or warehouse.broken:
             raise
-        preview.add_error("source", f"{named(error)}{diagnose(error)}")
+        preview.add_error("source", told(error))
         preview.does = "would fail"
     return ExtractPreview(preview)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine.diagnosis import told
 from loadsheet.errors import LoadsheetError
 from loadsheet.preview.models import Remark
 from loadsheet.preview.pipeline import preview_pipeline
@@ -32,11 +32,10 @@ def lacking_privileges(pipeline: Pipeline, connections: Connections) -> Lacking:
     try:
         _, previews = preview_pipeline(pipeline, connections)
     except Exception as error:
-        if not isinstance(error, LoadsheetError) and diagnose(error) is None:
+        is_refusal = isinstance(error, LoadsheetError)
+        text = str(error) if is_refusal else told(error)
+        if not is_refusal and not text:
             raise
-        text = str(error)
-        if not isinstance(error, LoadsheetError):
-            text = f"{named(error)}{diagnose(error)}"
         found.remarks.append(Remark(severity="error", code="preview", message=text))
         return found
     seen: set[str] = set()

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
-from loadsheet.engine.diagnosis import diagnose, named
+from loadsheet.engine.diagnosis import named, told
 from loadsheet.errors import LoadsheetError, Unavailable
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
@@ -54,7 +54,7 @@ def _open(connect: Callable[[Connection], PinnedSession], connection: Connection
         # The server itself keeps the session from writing, also in functions behind a view.
         session.pin(_SETTINGS, read_only=True)
     except psycopg.Error as error:
-        raise Unavailable(f"{named(error)}{diagnose(error)}") from error
+        raise Unavailable(told(error)) from error
     return session
 
 

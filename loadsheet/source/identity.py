@@ -210,18 +210,15 @@ def wait_until_durable(session: psycopg.Connection[Any], found: Mapping[str, str
     """
     if "lsn" not in found:
         return
+    if _is_durable(session, found["lsn"]):
+        return
+    _log.debug("the source's WAL is not flushed up to %s yet", found["lsn"])
+    if not _flush(session) and not _ask_wal_writer(session):
+        # Then a crash in the next moments may be taken for a restore.
+        time.sleep(_WAL_WRITER_SECONDS)
+        return
     deadline = time.monotonic() + _DURABLE_SECONDS
-    asked_for_flush = False
     while not _is_durable(session, found["lsn"]):
-        if not asked_for_flush:
-            _log.debug("the source's WAL is not flushed up to %s yet", found["lsn"])
-            asked_for_flush = True
-            if _flush(session):
-                continue
-            if not _ask_wal_writer(session):
-                # Then a crash in the next moments may be taken for a restore.
-                time.sleep(_WAL_WRITER_SECONDS)
-                return
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"the source has not flushed its WAL up to {found['lsn']} for"

@@ -14,6 +14,7 @@ from loadsheet.engine.request import repair_request
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.verify.text import differences_text
+from tests.core.visits import read_two_days
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -266,15 +267,7 @@ def test_a_target_or_mart_that_is_gone_differs_and_is_made_again(project: Projec
 
 
 def test_a_table_read_by_interval_keeps_its_intervals(project: Project) -> None:
-    project.in_source(
-        "CREATE TABLE visit (id int PRIMARY KEY, at timestamptz); INSERT INTO visit"
-        " SELECT i, '2026-01-01'::timestamptz + i * interval '1 h' FROM generate_series(0, 95) i"
-    )
-    table = {"incremental": {"cursor": "at", "by": "data_interval"}}
-    project.spec({"visit": table}, schedule="@daily", start_date="2026-01-01")
-    for day in (1, 3):
-        start, end = f"2026-01-0{day}T00:00:00+00:00", f"2026-01-0{day + 1}T00:00:00+00:00"
-        project.succeed(interval_start=start, interval_end=end)
+    read_two_days(project)
     scope = "SELECT intervals, watermark, source - 'lsn' - 'next_transaction' FROM loadsheet.scope"
     before = project.in_warehouse(scope)
     project.in_warehouse("DELETE FROM staging.visit WHERE id IN (3, 50)")

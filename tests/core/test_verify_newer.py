@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.core.verifying import CREATE, counts
+from tests.core.visits import read_two_days
 from tests.project import Project
 
 
@@ -138,15 +139,7 @@ def test_a_lookback_s_rows_are_read_again_and_so_no_differences_yet(project: Pro
 
 
 def test_only_read_intervals_are_expected(project: Project) -> None:
-    project.in_source(
-        "CREATE TABLE visit (id int PRIMARY KEY, at timestamptz); INSERT INTO visit"
-        " SELECT i, '2026-01-01'::timestamptz + i * interval '1 h' FROM generate_series(0, 95) i"
-    )
-    table = {"incremental": {"cursor": "at", "by": "data_interval"}}
-    project.spec({"visit": table}, schedule="@daily", start_date="2026-01-01")
-    for day in (1, 3):
-        start, end = f"2026-01-0{day}T00:00:00+00:00", f"2026-01-0{day + 1}T00:00:00+00:00"
-        project.succeed(interval_start=start, interval_end=end)
+    read_two_days(project)
     verdict = project.verify()["visit"]
     assert (verdict.state, verdict.target_rows, verdict.newer) == ("equal", 48, 48)
     project.in_warehouse("DELETE FROM staging.visit WHERE id = 50")

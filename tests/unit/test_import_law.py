@@ -56,7 +56,7 @@ LATE = {
     "cli/check.py": (2, COMMAND),
     "cli/docs.py": (2, COMMAND),
     "cli/doctor.py": (6, COMMAND),
-    "cli/errors.py": (3, "drivers and the bug report are needed only after a failure"),
+    "cli/errors.py": (2, "drivers and the bug report are needed only after a failure"),
     "cli/formats.py": (1, COMMAND),
     "cli/gc.py": (10, COMMAND),
     "cli/grants.py": (2, COMMAND),
