@@ -25,7 +25,7 @@ POINTS = tuple(
     extract.copied extract.unchanged extract.parts_stored extract.manifest_stored extract.sealed
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled
     load.gone_removed
-    swap.dropped difference.deleted merge.updated fill.updated
+    swap.dropped difference.deleted merge.written fill.updated
     load.applied load.recorded load.advanced load.committed restore.placed
     transform.locked transform.built transform.recorded transform.committed
     """.split()

@@ -5,7 +5,9 @@ The arrived rows are compared with the target in one pass, which leaves the new 
 ones in a temporary table (not in the WAL); only those are joined again and written. Unchanged rows
 are neither locked nor written, and each statement's own count is the number of rows it touched.
 Where values are long, new rows are not kept: they are inserted from where they arrived.
-docs/performance-merging.md shows what upsert, MERGE and UPDATE + INSERT cost instead.
+
+Where the target's rows are looked up by index and nothing hangs on it, one MERGE does all of that.
+docs/performance-merging.md shows what each way costs, and what upsert and UPDATE + INSERT would.
 """
 
 from __future__ import annotations
@@ -79,6 +81,29 @@ class Merge:
     load_no: int | None
     guard: str
     """A condition that a row must also fulfil to be updated; empty: none."""
+
+    def in_one_statement(self) -> str:
+        """MERGE: UPDATE of the rows that differ and INSERT of those that the target lacks. It looks
+        at each row of the target a second time, which costs little right after an index has found
+        it.
+
+        PostgreSQL refuses it where two arrived rows are the same row of the target.
+        """
+        names = idents(self.values)
+        new = ", ".join(self.values.values())
+        if self.load_no is not None:
+            names += f", {LOAD_ID}"
+            new += f", {self.load_no}"
+        statement = (
+            f"MERGE INTO {self.target} t USING {self.source} s ON {self._same}"
+            f" WHEN MATCHED AND {self._to_update(self.values)}"
+            f" THEN UPDATE SET {self._settings(self.values)}"
+        )
+        if self.adds_rows:
+            statement += (
+                f" WHEN NOT MATCHED THEN INSERT ({names}) OVERRIDING SYSTEM VALUE VALUES ({new})"
+            )
+        return statement
 
     def keep_changed(self) -> str:
         """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`,
@@ -166,8 +191,15 @@ class Merge:
         return condition
 
     def _update(self, condition: str, rows: str) -> str:
+        # By the key in any case: a place alone may be another row's by now.
+        return (
+            f"UPDATE {self.target} t SET {self._settings(self._kept)}"
+            f" FROM {rows} s WHERE {same_key(self.key)} AND {condition}"
+        )
+
+    def _settings(self, values: Mapping[str, str]) -> str:
         settings = []
-        for name, value in self._kept.items():
+        for name, value in values.items():
             new = value
             if name in self.long:
                 # Set to its own copy, a long value would be written again; set to itself, it stays
@@ -177,11 +209,7 @@ class Merge:
             settings.append(f"{ident(name)} = {new}")
         if self.load_no is not None:
             settings.append(f"{LOAD_ID} = {self.load_no}")
-        # By the key in any case: a place alone may be another row's by now.
-        return (
-            f"UPDATE {self.target} t SET {', '.join(settings)}"
-            f" FROM {rows} s WHERE {same_key(self.key)} AND {condition}"
-        )
+        return ", ".join(settings)
 
 
 def insert_rows(

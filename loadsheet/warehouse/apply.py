@@ -23,8 +23,8 @@ from loadsheet.wording import counted
 _log = logging.getLogger(__name__)
 
 # Without these settings the planner reads the whole target for a hundredth of its rows, which takes
-# two to three times as long, because it assumes that their pages are scattered over a disk. Up to
-# an eighth of the rows are looked up by index (docs/performance-merging.md).
+# two to three times as long, because it assumes that their pages are scattered over a disk. For
+# which rows it is told to use the index: `tables.is_looked_up`.
 _FORCE_INDEX_LOOKUP = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _RESET_INDEX_LOOKUP = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
@@ -251,7 +251,42 @@ def merge(
     else:
         # First, because the counts of each table's last ANALYZE are compared.
         _analyze_key(session, incoming, key)
-        by_index = has_key and tables.is_small_part(session, incoming, target)
+        by_index = has_key and tables.is_looked_up(session, incoming, target, known.key[0])
+    if by_index and known.takes_merge:
+        effect = _merge_at_once(session, statements, target, known)
+    else:
+        effect = _merge_in_steps(session, statements, incoming, target, by_index)
+    reach("merge.written")
+    return effect
+
+
+def _merge_at_once(
+    session: Session, statements: merging.Merge, target: Relation, known: tables.Merging
+) -> Effect:
+    """Merge in one statement, which looks the target's rows up by index."""
+    lookup = _IndexLookup(session)
+    lookup.set(True)
+    try:
+        written = session.execute(statements.in_one_statement()).rowcount
+    except psycopg.errors.CardinalityViolation as error:
+        raise Refused(
+            f"{target}: rows that arrive are different in the source, and the same by the target's"
+            f" key ({', '.join(statements.key)}): give the key's columns the source's types and"
+            " collations"
+        ) from error
+    lookup.set(False)
+    inserted = tables.inserted_by_merge(session, target, known, written)
+    return Effect(inserted=inserted, updated=written - inserted)
+
+
+def _merge_in_steps(
+    session: Session,
+    statements: merging.Merge,
+    incoming: Relation,
+    target: Relation,
+    by_index: bool,
+) -> Effect:
+    """Keep the rows that differ, then update and insert them."""
     lookup = _IndexLookup(session)
     lookup.set(by_index)
     kept = session.execute(statements.keep_changed()).rowcount
@@ -309,7 +344,6 @@ def _write_changed(
     # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
     lookup.set(True)
     updated = session.execute(statements.update_found(in_order=not by_index)).rowcount
-    reach("merge.updated")
     inserted = 0
     lookup.set(statements.adds_rows and by_index and not statements.keeps_new)
     if statements.adds_rows:
@@ -441,11 +475,11 @@ def lookup_of(
 def _can_look_up(
     session: Session, incoming: Relation, target: Relation, key: tuple[str, ...]
 ) -> bool:
-    """Whether few enough rows arrived, and the target's primary key is the key."""
-    if not tables.is_small_part(session, incoming, target):
-        return False
+    """Whether the target's primary key is the key, and looking up by it is faster."""
     primary_key = tables.primary_key_of(session, target)
-    return primary_key is not None and set(primary_key[1]) == set(key)
+    if primary_key is None or set(primary_key[1]) != set(key):
+        return False
+    return tables.is_looked_up(session, incoming, target, primary_key[1][0])
 
 
 def _analyze_key(session: Session, arrived: Relation, key: tuple[str, ...]) -> None:

@@ -239,7 +239,7 @@ def test_a_restored_source_takes_no_row_with_it(shop: Project, tally: Tallies) -
 
 KILLED_AT = (
     *("extract.deletes_found", "extract.fenced", "extract.part_stored", "extract.manifest_stored"),
-    *("extract.sealed", "load.gone_removed", "merge.updated", "load.recorded", "load.committed"),
+    *("extract.sealed", "load.gone_removed", "merge.written", "load.recorded", "load.committed"),
 )
 
 

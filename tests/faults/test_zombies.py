@@ -39,11 +39,11 @@ MERGING = (
         "load.fence_checked",
         "load.part_copied",
         "load.filled",
-        "merge.updated",
+        "merge.written",
     ),
     *("load.applied", "load.recorded", "load.advanced", "load.committed"),
 )
-REPLACING = (*(point for point in MERGING if point != "merge.updated"), "swap.dropped")
+REPLACING = (*(point for point in MERGING if point != "merge.written"), "swap.dropped")
 EXTRACTING = (
     *(
         "extract.observed",

@@ -1,0 +1,258 @@
+"""A merge in one statement: what it writes and counts is what the slower way does, and it is taken
+only where nothing on the target could make a difference."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+
+from loadsheet.errors import Refused
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import apply, tables
+from tests.byhand import wait_until
+
+ARRIVED, TARGET = Relation("pg_temp", "arrived"), Relation("public", "target")
+LOAD_NO = 7
+ROWS = 4_000
+# In the order of `id`, as PostgreSQL has them after a first load.
+CREATE = f"""
+CREATE TABLE target AS SELECT i AS id, i / 3 AS part, 'name ' || i AS name, i::numeric AS price,
+    repeat(md5(i::text), i % 7) AS doc, CAST(NULL AS text) AS own, 1::bigint AS _load_id
+FROM generate_series(1, {ROWS}) i;
+ALTER TABLE target ALTER doc SET STORAGE external, ADD PRIMARY KEY (id);
+ANALYZE target
+"""
+# Of the rows with `id` up to a limit, a third stays, a third has another name, the rest another
+# image of the same price; and as many new rows.
+ARRIVE = """
+CREATE TEMP TABLE arrived ON COMMIT DROP AS SELECT * FROM (
+SELECT id, part, CASE id % 3 WHEN 1 THEN 'new ' || id ELSE name END AS name,
+    CASE id % 3 WHEN 2 THEN round(price, 2) ELSE price END AS price, doc
+FROM target WHERE id % {every} = 0
+UNION ALL SELECT {rows} + i, i, 'new', i, repeat(md5(i::text), 90)
+FROM generate_series(1, {rows} / {every}) i
+) arriving ORDER BY {order}
+"""
+ORDERS = {"in order": "id", "in any order": "md5(id::text)"}
+# The rows of the target after the merge, and how many are written, by a join of all rows.
+EXPECTED = """
+CREATE TEMP TABLE expected AS
+SELECT coalesce(s.id, t.id) AS id,
+    CASE WHEN s.id IS NULL THEN t.part ELSE s.part END AS part,
+    CASE WHEN s.id IS NULL THEN t.name ELSE s.name END AS name,
+    CASE WHEN s.id IS NULL THEN t.price ELSE s.price END AS price,
+    CASE WHEN s.id IS NULL THEN t.doc ELSE s.doc END AS doc, t.own,
+    CASE WHEN s.id IS NULL OR CAST(ROW(t.id, t.part, t.name, t.price, t.doc) AS record)
+        *= CAST(ROW(s.id, s.part, s.name, s.price, s.doc) AS record)
+        THEN t._load_id ELSE 7 END AS _load_id,
+    t.id IS NULL AS is_new, t.ctid AS place
+FROM target t FULL JOIN arrived s ON s.id = t.id
+"""
+DIFFERENCES = """
+SELECT count(*) FROM target t FULL JOIN expected e ON e.id = t.id
+WHERE t.id IS NULL OR e.id IS NULL
+   OR CAST(ROW(t.id, t.part, t.name, t.price, t.doc, t.own, t._load_id) AS record)
+    *<> CAST(ROW(e.id, e.part, e.name, e.price, e.doc, e.own, e._load_id) AS record)
+   OR (e._load_id <> 7 AND t.ctid <> e.place)
+"""
+# What hangs on the target, and whether the merge in one statement is right nevertheless.
+SUPPRESSES = """
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF new.id % 2 = 0 THEN RETURN NULL; END IF; RETURN new; END $$;
+CREATE TRIGGER keep BEFORE INSERT OR UPDATE ON target FOR EACH ROW EXECUTE FUNCTION keep()
+"""
+WRITES = """
+CREATE FUNCTION add() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF new.id < 100000 THEN
+        INSERT INTO target (id, _load_id) VALUES (new.id + 100000, 0) ON CONFLICT DO NOTHING;
+    END IF; RETURN new; END $$;
+CREATE TRIGGER add AFTER UPDATE ON target FOR EACH ROW EXECUTE FUNCTION add()
+"""
+REFERS = """
+CREATE TABLE child (id int REFERENCES target);
+INSERT INTO child SELECT id FROM target WHERE id % 50 = 0
+"""
+HARMLESS = {
+    "nothing": "",
+    "an index": "CREATE INDEX ON target (name)",
+    "a check": "ALTER TABLE target ADD CHECK (price >= 0)",
+    "a default": "ALTER TABLE target ALTER own SET DEFAULT NULL",
+    "a generated column": (
+        "ALTER TABLE target ADD twice numeric GENERATED ALWAYS AS (price * 2) STORED"
+    ),
+    "a view": "CREATE VIEW seen AS SELECT * FROM target",
+}
+ACTS = {
+    "a foreign key": REFERS,
+    "a rule": (
+        "CREATE TABLE note (); CREATE RULE r AS ON UPDATE TO target DO ALSO DELETE FROM note"
+    ),
+    "a policy": "ALTER TABLE target ENABLE ROW LEVEL SECURITY",
+    "a unique index": "CREATE UNIQUE INDEX ON target (id, name)",
+    "an exclusion": "ALTER TABLE target ADD EXCLUDE USING btree (id WITH =)",
+    "a trigger": WRITES.replace("AFTER UPDATE", "AFTER DELETE"),
+    "a child": "CREATE TABLE child () INHERITS (target)",
+}
+
+
+class Watched(psycopg.Connection[Any]):
+    """A session that remembers what was asked."""
+
+    statements: list[str]
+
+    def execute(self, query: Any, *more: Any, **options: Any) -> Any:
+        vars(self).setdefault("statements", []).append(str(query))
+        return super().execute(query, *more, **options)
+
+    @property
+    def merges(self) -> int:
+        """The merges in one statement."""
+        return sum(statement.startswith("MERGE") for statement in self.statements)
+
+
+def watched(database: str, hung: str) -> Watched:
+    """A session that has made the target, with what hangs on it."""
+    session = Watched.connect(database)
+    session.execute(CREATE)
+    session.execute(hung)
+    session.commit()
+    return session
+
+
+def arrive(session: Watched, every: int, order: str = "in order") -> tuple[int, int]:
+    """Let rows arrive; the rows to insert and to update."""
+    rows = ARRIVE.format(every=every, rows=ROWS, order=ORDERS[order])
+    session.execute(rows)
+    session.execute(EXPECTED)
+    [counts] = session.execute(
+        "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new AND _load_id = 7)"
+        " FROM expected"
+    ).fetchall()
+    return counts
+
+
+def merge(session: Watched, arrived: int | None = None) -> tuple[int, int]:
+    """The rows that a merge says it has inserted and updated."""
+    effect = apply.merge(session, ARRIVED, TARGET, ("id",), LOAD_NO, arrived=arrived)
+    return effect.inserted, effect.updated
+
+
+def differences(session: Watched) -> int:
+    [(count,)] = session.execute(DIFFERENCES).fetchall()
+    return int(count)
+
+
+@pytest.mark.parametrize("hung", [*HARMLESS, *ACTS])
+@pytest.mark.parametrize(
+    ("every", "order", "by_index"),
+    [
+        (20, "in order", True),
+        (20, "in any order", True),
+        (5, "in order", True),
+        (5, "in any order", False),
+        (1, "in order", False),
+    ],
+)
+def test_a_merge_writes_and_counts_the_rows_that_differ_whatever_hangs_on_the_target(
+    database: str, hung: str, every: int, order: str, by_index: bool
+) -> None:
+    with watched(database, (HARMLESS | ACTS)[hung]) as session:
+        expected = arrive(session, every, order)
+        assert all(expected)
+        assert merge(session) == expected
+        assert differences(session) == 0
+        assert session.merges == (by_index and hung in HARMLESS)
+
+
+def test_rows_that_the_transaction_has_inserted_before_are_not_counted(database: str) -> None:
+    with watched(database, "") as session:
+        session.execute("INSERT INTO target (id, part) SELECT -i, 0 FROM generate_series(1, 50) i")
+        with session.transaction():
+            session.execute("INSERT INTO target (id, part) VALUES (-100, 0)")
+        expected = arrive(session, 20)
+        assert merge(session) == expected
+        assert session.merges == 1
+
+
+def test_a_known_number_of_rows_needs_no_statistics(database: str) -> None:
+    with watched(database, "") as session:
+        assert merge(session, sum(arrive(session, 20)) + 1) is not None
+        assert session.merges == 1
+        assert not [one for one in session.statements if one.startswith('ANALYZE "pg_temp"')]
+
+
+def test_where_the_server_does_not_count_rows_the_merge_does(database: str) -> None:
+    with watched(database, "") as session:
+        session.execute("SET track_counts = off")
+        expected = arrive(session, 20)
+        assert merge(session) == expected
+        assert session.merges == 0 and differences(session) == 0
+
+
+def test_rows_that_are_one_by_the_targets_key_are_refused(database: str) -> None:
+    """The other way would update the target's row with one of them, and lose the other."""
+    with watched(database, "") as session:
+        session.execute(
+            "CREATE TEMP TABLE arrived ON COMMIT DROP AS"
+            " SELECT id + i / 10.0 AS id, part, 'new' AS name, price, doc"
+            " FROM target, generate_series(1, 2) i WHERE id < 3"
+        )
+        with pytest.raises(Refused, match=r"public\.target: rows .* the same by .* key \(id\)"):
+            merge(session)
+
+
+def test_a_row_that_somebody_else_writes_during_the_merge_gets_the_new_values(
+    database: str,
+) -> None:
+    with watched(database, "") as session, psycopg.connect(database) as other:
+        expected = arrive(session, 20)
+        other.execute("UPDATE target SET name = 'theirs', own = 'theirs' WHERE id = 40")
+        found: list[tuple[int, int]] = []
+        merging = threading.Thread(target=lambda: found.append(merge(session)))
+        merging.start()
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s"
+        pid = session.info.backend_pid
+        wait_until(lambda: bool(other.execute(waits, (pid,)).fetchall()), "the merge to wait")
+        other.commit()
+        merging.join(30)
+        assert found == [expected]
+        row = session.execute("SELECT name, own, _load_id FROM target WHERE id = 40").fetchone()
+        assert row == ("new 40", "theirs", LOAD_NO)
+
+
+UNSAFE = {
+    "a trigger that keeps rows": (SUPPRESSES, Refused),
+    "a trigger that writes further rows": (WRITES, None),
+    "a rule": (ACTS["a rule"], None),
+}
+
+
+@pytest.mark.parametrize("hung", UNSAFE)
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_where_something_acts_on_written_rows_one_statement_would_be_wrong(
+    database: str, monkeypatch: pytest.MonkeyPatch, hung: str, is_trusted: bool
+) -> None:
+    """`is_trusted` is the control: every target is taken for one on which nothing hangs."""
+    if is_trusted:
+        look = tables.look_before_merge
+        monkeypatch.setattr(
+            tables, "look_before_merge", lambda *names: replace(look(*names), takes_merge=True)
+        )
+    statement, refusal = UNSAFE[hung]
+    with watched(database, statement) as session:
+        expected = arrive(session, 20)
+
+        def is_right() -> bool:
+            try:
+                counts = merge(session)
+            except Refused:
+                return refusal is Refused
+            except psycopg.Error:
+                return False
+            return counts == expected and refusal is None
+
+        assert is_right() != is_trusted
