@@ -2,7 +2,7 @@
 pre-filters.
 
     python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …]
-                            [--set work_mem=64MB] [--json FILE]
+                            [--shuffled] [--set work_mem=64MB] [--json FILE]
 
 Each measurement has a fresh copy of one database, a checkpoint before it, and ends with COMMIT.
 Ways take turns.
@@ -81,6 +81,7 @@ CASES: dict[str, tuple[float, float, float]] = {
     "10 %, most update": (0.09, 1, 0.01),
     "10 %, half": (0.05, 1, 0.05),
     "10 %, most insert": (0.01, 1, 0.09),
+    "5 %, most update": (0.045, 1, 0.005),
     "33 %, most update": (0.3, 1, 0.03),
     "all sent, 1 % differs": (1, 0.01, 0),
     "all sent, all differs": (1, 1, 0),
@@ -107,7 +108,7 @@ def main() -> None:
     ) as server:
         _make_target(server, options.shape, options.rows)
         for case in options.cases:
-            expected = _make_case(server, options.shape, options.rows, case)
+            expected = _make_case(server, options, case)
             taken: dict[str, list[Once]] = {way: [] for way in options.ways}
             for _ in range(options.turns):
                 for way in options.ways:
@@ -131,10 +132,11 @@ def _make_target(server: PostgresServer, shape: str, rows: int) -> None:
         session.execute("VACUUM (FREEZE, ANALYZE) target")
 
 
-def _make_case(server: PostgresServer, shape: str, rows: int, case: str) -> tuple[int, int]:
+def _make_case(server: PostgresServer, options: argparse.Namespace, case: str) -> tuple[int, int]:
     """A database with the target and the batch; the rows that are to be inserted and updated."""
+    rows = options.rows
     sent, changed, new = CASES[case]
-    kind, select, update = SHAPES[shape]
+    kind, select, update = SHAPES[options.shape]
     with _session(server, "postgres") as admin:
         admin.execute("DROP DATABASE IF EXISTS template")
         admin.execute("CREATE DATABASE template TEMPLATE base STRATEGY file_copy")
@@ -149,6 +151,10 @@ def _make_case(server: PostgresServer, shape: str, rows: int, case: str) -> tupl
             f" {rows + round(rows * new)}) i"
         ).rowcount
         session.execute("VACUUM (FULL, FREEZE) batch")
+        if options.shuffled:
+            session.execute(f"CREATE TABLE shuffled AS SELECT * FROM batch ORDER BY {again}")
+            session.execute("DROP TABLE batch")
+            session.execute("ALTER TABLE shuffled RENAME TO batch")
     return inserted, updated
 
 
@@ -252,7 +258,8 @@ def _median(values: list[Once]) -> Once:
 def _results(
     options: argparse.Namespace, case: str, taken: dict[str, list[Once]]
 ) -> list[dict[str, Any]]:
-    note = f"analyze={options.analyze} {' '.join(options.set)}".strip()
+    order = "shuffled" if options.shuffled else ""
+    note = " ".join([f"analyze={options.analyze}", *options.set, order]).strip()
     return [
         {
             "bench": "merging",
@@ -274,6 +281,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--shuffled", action="store_true", help="rows arrive in any order, not in the target's"
+    )
     parser.add_argument("--analyze", choices=("full", "key", "none"), default="key")
     parser.add_argument(
         "--set", nargs="*", default=[], help="settings of the session, as work_mem=64MB"

@@ -80,6 +80,11 @@ def _merge(session: Session, rows: Rows, differs: str) -> Counts:
     return None
 
 
+def _merge_by_index(session: Session, rows: Rows) -> Counts:
+    session.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    return _merge(session, rows, rows.mixed())
+
+
 def _update_insert(session: Session, rows: Rows, differs: str) -> Counts:
     updated = session.execute(
         f"UPDATE target t SET {rows.settings()} FROM incoming s WHERE {rows.same_key()} AND"
@@ -166,6 +171,7 @@ WAYS: dict[str, Callable[[Session, Rows], Counts]] = {
     "filter ids, by ctid": lambda s, r: _filter_ids(s, r, r.image(), "t.ctid = c.at"),
     "one statement": lambda s, r: _one_statement(s, r),
     "merge, mixed": lambda s, r: _merge(s, r, r.mixed()),
+    "merge, by index": _merge_by_index,
     "update + insert, mixed": lambda s, r: _update_insert(s, r, r.mixed()),
     "filter rows, mixed": lambda s, r: _filter_rows(s, r, r.mixed(), r.same_key()),
     "filter rows, mixed, ctid": lambda s, r: _filter_rows(s, r, r.mixed(), "t.ctid = s.at"),

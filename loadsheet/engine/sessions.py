@@ -135,7 +135,7 @@ class Servers:
                 is_full = _is_full(error)
                 if is_full and self._is_awaited(connect):
                     ending_until = time.monotonic() + _ENDING_SECONDS
-                may_end = is_full or connect in self._reached
+                may_end = is_full or connect in self._reached or self._has_spare
                 if not may_end or time.monotonic() >= ending_until:
                     raise
                 if pause == _ENDING_POLL_SECONDS:
@@ -143,12 +143,17 @@ class Servers:
             else:
                 self._reached.add(connect)
                 return session
-            time.sleep(min(pause, remaining()))
-            # Each try costs the server a process, and another step may take hours.
-            pause = min(1.2 * pause, _LONGEST_POLL_SECONDS)
             given_back = self._make_room(connect)
             if given_back:
                 return given_back
+            time.sleep(min(pause, remaining()))
+            # Each try costs the server a process, and another step may take hours.
+            pause = min(1.2 * pause, _LONGEST_POLL_SECONDS)
+
+    @property
+    def _has_spare(self) -> bool:
+        """Whether there are sessions that nothing needs now."""
+        return False
 
     def _is_awaited(self, connect: Connect) -> bool:
         """Whether another step has a session that it will give back."""
@@ -207,21 +212,10 @@ class KeptServers(Servers):
             while session := self._pop_idle(connect):
                 session.close()
 
-    def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
-        """A new session. The kept ones, and those of early loads, make room where the server has
-        none left."""
+    @property
+    def _has_spare(self) -> bool:
         has_early = self.early is not None and self.early.have_begun
-        if has_early or any(self._idle.values()):
-            try:
-                session = connect(self._find(conn_id))
-                self._reached.add(connect)
-                return session
-            except psycopg.OperationalError:
-                _log.info("no further session on %s: closing those that are idle", conn_id)
-            given_back = self._make_room(connect)
-            if given_back:
-                return given_back
-        return super()._connect(connect, conn_id)
+        return has_early or any(self._idle.values())
 
     def _make_room(self, connect: Connect) -> PinnedSession | None:
         session = self._take_idle(connect)
