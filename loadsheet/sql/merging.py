@@ -67,6 +67,7 @@ class Merge:
     source: str
     changed: str
     key: Sequence[str]
+    """In the order of the target's primary key, where it has this one."""
     values: Mapping[str, str]
     """The SQL of each column's new value: `s."a"`, or a cast of it to the target's type."""
     types: Mapping[str, str]
@@ -82,10 +83,10 @@ class Merge:
     guard: str
     """A condition that a row must also fulfil to be updated; empty: none."""
 
-    def in_one_statement(self) -> str:
-        """MERGE: UPDATE of the rows that differ and INSERT of those that the target lacks. It looks
-        at each row of the target a second time, which costs little right after an index has found
-        it.
+    def in_one_statement(self, in_order: bool) -> str:
+        """MERGE: UPDATE of the rows that differ and INSERT of those that the target lacks,
+        `in_order` of the key if so. It looks at each row of the target a second time, which costs
+        little right after an index has found it.
 
         PostgreSQL refuses it where two arrived rows are the same row of the target.
         """
@@ -95,7 +96,7 @@ class Merge:
             names += f", {LOAD_ID}"
             new += f", {self.load_no}"
         statement = (
-            f"MERGE INTO {self.target} t USING {self.source} s ON {self._same}"
+            f"MERGE INTO {self.target} t USING {self._rows(in_order)} s ON {self._same}"
             f" WHEN MATCHED AND {self._to_update(self.values)}"
             f" THEN UPDATE SET {self._settings(self.values)}"
         )
@@ -105,9 +106,9 @@ class Merge:
             )
         return statement
 
-    def keep_changed(self) -> str:
+    def keep_changed(self, in_order: bool) -> str:
         """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`,
-        those the target lacks.
+        those the target lacks; `in_order` of the key if so.
 
         `place` is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are
         equal, not the same.
@@ -121,7 +122,8 @@ class Merge:
         return (
             f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS"
             f" SELECT {columns}, t.ctid AS {self.place}"
-            f" FROM {self.source} s {join} {self.target} t ON {self._same} WHERE {condition}"
+            f" FROM {self._rows(in_order)} s {join} {self.target} t ON {self._same}"
+            f" WHERE {condition}"
         )
 
     def update_found(self, in_order: bool) -> str:
@@ -175,6 +177,12 @@ class Merge:
             name += "_"
         return name
 
+    def _rows(self, in_order: bool) -> str:
+        if not in_order:
+            return self.source
+        key = {name: self.values[name] for name in self.key}
+        return in_key_order(self.source, key, self.types)
+
     @property
     def _same(self) -> str:
         # In the target's type, so that its index can be used.
@@ -210,6 +218,20 @@ class Merge:
         if self.load_no is not None:
             settings.append(f"{LOAD_ID} = {self.load_no}")
         return ", ".join(settings)
+
+
+def in_key_order(source: str, values: Mapping[str, str], types: Mapping[str, str]) -> str:
+    """A subquery of the source's rows in the order of their key: its `values` (SQL by column) and
+    their types. Where an index looks them up, it goes from page to page: of 1.5 M rows, a tenth
+    that arrive in any order took 0.7 instead of 1.4 s.
+
+    A text's order is byte by byte: nearly that of any collation, and much faster.
+    """
+    order = []
+    for name, value in values.items():
+        is_text = without_modifier(types[name]) in TEXT_TYPES
+        order.append(f'{value} COLLATE "C"' if is_text else value)
+    return f"(SELECT * FROM {source} s ORDER BY {', '.join(order)})"
 
 
 def insert_rows(

@@ -174,39 +174,39 @@ def remove(
     session.execute(f"CREATE TEMPORARY TABLE {keys.sql} ({columns}) ON COMMIT DROP")
     arriving = Arriving(parts=manifest.gone, rows=manifest.gone_rows, format="csv", columns=key)
     copy_parts(session, lake, arriving, keys, target, lambda rows, size: None)
-    with apply.lookup_of(session, keys, target, key):
+    with apply.lookup_of(session, keys, target, key) as listed:
         if manifest.marks_gone:
-            return _mark(session, keys, target, key, deleted_at(manifest), load_no)
+            return _mark(session, listed, target, key, deleted_at(manifest), load_no)
         if tombstones.are_kept(table, key):
             tombstones.record(session, keys, target, key, deleted_at(manifest), load_no)
-        return _delete(session, keys, target, key)
+        return _delete(session, listed, target, key)
 
 
-def _delete(session: Session, keys: Relation, target: Relation, key: tuple[str, ...]) -> int:
-    deleted = session.execute(merging.delete_same(target.sql, keys.sql, key)).rowcount
+def _delete(session: Session, keys: str, target: Relation, key: tuple[str, ...]) -> int:
+    deleted = session.execute(merging.delete_same(target.sql, keys, key)).rowcount
     _refuse_left(session, keys, target, key, "TRUE")
     return deleted
 
 
 def _mark(
     session: Session,
-    keys: Relation,
+    keys: str,
     target: Relation,
     key: tuple[str, ...],
     deleted_at: str,
     load_no: int,
 ) -> int:
-    marking = merging.mark_same(target.sql, keys.sql, key, deleted_at, load_no)
+    marking = merging.mark_same(target.sql, keys, key, deleted_at, load_no)
     marked = session.execute(marking).rowcount
     _refuse_left(session, keys, target, key, f"t.{DELETED_AT} IS NULL")
     return marked
 
 
 def _refuse_left(
-    session: Session, keys: Relation, target: Relation, key: tuple[str, ...], where: str
+    session: Session, keys: str, target: Relation, key: tuple[str, ...], where: str
 ) -> None:
     triggers = side_effects.suppressing_triggers(session, target)
     if triggers:
-        count = f"{merging.count_same(target.sql, keys.sql, key)} WHERE {where}"
+        count = f"{merging.count_same(target.sql, keys, key)} WHERE {where}"
         left = session.execute(count).fetchone()
         side_effects.refuse_suppressed(target, triggers, left[0] if left else 0)

@@ -42,23 +42,12 @@ WHERE typtype <> 'd' AND EXISTS (
     SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
     WHERE attrelid = to_regclass(%s) AND attname = base.name AND t.typtype = 'd')
 """
-# All of it by the last ANALYZE of each table; -1 rows mean that there was none. Nearly each row has
-# a value of its own in the column, and the rows lie in its order. A table of which half the rows
-# were written again has a correlation of 0.5: then it is two walks.
-_IS_LOOKED_UP = """
-SELECT p.reltuples >= 0 AND (p.reltuples * 8 <= w.reltuples OR p.reltuples * 2 <= w.reltuples AND (
-    SELECT count(*) = 2 AND bool_and(abs(correlation) >= 0.4 AND n_distinct < 0)
-    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-    JOIN pg_stats ON schemaname = nspname AND tablename = relname
-    WHERE c.oid IN (p.oid, w.oid) AND attname = %s AND NOT inherited))
-FROM pg_class p, pg_class w WHERE p.oid = to_regclass(%s) AND w.oid = to_regclass(%s)
-"""
 # Of a table on which nothing hangs that acts on a written row, or keeps it from being written
 # (triggers, foreign keys, rules, policies, further unique indexes), a statement's own counts are
 # all that happened. `track_counts` makes the server count them.
 _BEFORE_MERGE = """
-SELECT reltuples::bigint,
-    current_setting('server_version_num')::int >= 150000 AND current_setting('track_counts')::bool
+SELECT current_setting('server_version_num')::int >= 150000
+    AND current_setting('track_counts')::bool
     AND relkind = 'r'
     AND NOT (relhastriggers OR relhasrules OR relhassubclass OR relrowsecurity OR EXISTS (
         SELECT FROM pg_index WHERE indrelid = pg_class.oid AND NOT indisprimary
@@ -66,6 +55,17 @@ SELECT reltuples::bigint,
     pg_stat_get_xact_tuples_inserted(oid)
 FROM pg_class WHERE oid = to_regclass(%s)
 """
+# By the last ANALYZE: nearly each row has a value of its own in the first column of the primary
+# key, and the rows lie in its order. A table of which half the rows were written again has a
+# correlation of 0.5: then it is two walks.
+_LIES_IN_ORDER = """
+SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+JOIN pg_index ON indrelid = c.oid AND indisprimary
+JOIN pg_attribute a ON attrelid = c.oid AND attnum = indkey[0]
+JOIN pg_stats s ON schemaname = nspname AND tablename = relname AND s.attname = a.attname
+WHERE c.oid = to_regclass(%s) AND NOT inherited AND n_distinct < 0 AND abs(correlation) >= 0.4
+"""
+_SIZE = "SELECT reltuples::bigint, pg_table_size(oid) FROM pg_class WHERE oid = to_regclass(%s)"
 _INSERTED = "SELECT coalesce(pg_stat_get_xact_tuples_inserted(to_regclass(%s)), -1)"
 _LONG_COLUMNS = """
 SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
@@ -184,13 +184,30 @@ def _columns_of_key(answer: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
     return tuple(answer[0][1]) if answer else ()
 
 
-def is_looked_up(session: Session, part: Relation, whole: Relation, column: str) -> bool:
-    """Whether it is faster to look each row of `part` up in `whole` by an index that begins with
-    the column than to read all of `whole`: for up to an eighth of its rows, or up to half where
-    both tables lie in the column's order, so that the look-ups go from page to page
-    (docs/performance-merging.md)."""
-    row = session.execute(_IS_LOOKED_UP, (column, part.sql, whole.sql)).fetchone()
-    return row == (True,)
+def lies_in_key_order(session: Session, target: Relation) -> bool:
+    """Whether the target's rows lie in the order of its primary key, by its last ANALYZE."""
+    return session.execute(_LIES_IN_ORDER, (target.sql,)).fetchone() is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a table is."""
+
+    rows: int
+    """Its rows at the last ANALYZE; -1 where there was none."""
+    bytes: int
+    """What it takes on disk without its indexes."""
+
+
+def size_of(session: Session, table: Relation) -> Size:
+    """The table's size; without rows if there is no such table."""
+    return _as_size(session.execute(_SIZE, (table.sql,)).fetchall())
+
+
+def _as_size(answer: Sequence[tuple[Any, ...]]) -> Size:
+    """By what `_SIZE` has answered."""
+    rows, size = answer[0] if answer else (-1, 0)
+    return Size(rows=rows, bytes=size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,35 +223,32 @@ class Merging:
     such value."""
     key: tuple[str, ...]
     """The columns of the target's primary key; empty if it has none."""
-    rows: int
-    """The target's rows at the last ANALYZE; -1 where there was none."""
+    size: Size
+    """As `size_of` gives it for the target."""
     takes_merge: bool
     """Whether the server has MERGE, and nothing hangs on the target that would change its rows."""
     inserted_before: int
     """The rows that this transaction has inserted into the target so far."""
 
-    def is_small(self, rows: int) -> bool:
-        """Whether so many rows are at most an eighth of the target's."""
-        return rows * 8 <= self.rows
-
 
 def look_before_merge(session: Session, incoming: Relation, target: Relation) -> Merging:
     """What a merge of the rows of `incoming` into the target needs to know, in one statement."""
-    types, arriving, long, key, facts = ask_together(
+    types, arriving, long, key, size, facts = ask_together(
         session,
         (_COLUMNS, (target.sql,)),
         (_COLUMNS, (incoming.sql,)),
         (_LONG_COLUMNS, (target.sql,)),
         (_PRIMARY_KEY, (target.sql,)),
+        (_SIZE, (target.sql,)),
         (_BEFORE_MERGE, (target.sql,)),
     )
-    target_rows, takes_merge, inserted_before = facts[0] if facts else (-1, False, 0)
+    takes_merge, inserted_before = facts[0] if facts else (False, 0)
     return Merging(
         types=dict(types),
         arriving=dict(arriving),
         long={name for (name,) in long},
         key=_columns_of_key(key),
-        rows=target_rows,
+        size=_as_size(size),
         takes_merge=takes_merge,
         inserted_before=inserted_before,
     )

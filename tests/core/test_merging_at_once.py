@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from loadsheet.errors import Refused
+from loadsheet.sql import merging as statements
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import apply, tables
 from tests.byhand import wait_until
@@ -18,11 +19,12 @@ from tests.byhand import wait_until
 ARRIVED, TARGET = Relation("pg_temp", "arrived"), Relation("public", "target")
 LOAD_NO = 7
 ROWS = 4_000
-# In the order of `id`, as PostgreSQL has them after a first load.
 CREATE = f"""
-CREATE TABLE target AS SELECT i AS id, i / 3 AS part, 'name ' || i AS name, i::numeric AS price,
+CREATE TABLE target AS SELECT * FROM (
+SELECT i AS id, i / 3 AS part, 'name ' || i AS name, i::numeric AS price,
     repeat(md5(i::text), i % 7) AS doc, CAST(NULL AS text) AS own, 1::bigint AS _load_id
-FROM generate_series(1, {ROWS}) i;
+FROM generate_series(1, {ROWS}) i
+) loaded ORDER BY {{order}};
 ALTER TABLE target ALTER doc SET STORAGE external, ADD PRIMARY KEY (id);
 ANALYZE target
 """
@@ -99,6 +101,12 @@ ACTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From which size on the target's order is asked for."""
+    monkeypatch.setattr(apply, "_MANY_BYTES", 1_000)
+
+
 class Watched(psycopg.Connection[Any]):
     """A session that remembers what was asked."""
 
@@ -114,10 +122,10 @@ class Watched(psycopg.Connection[Any]):
         return sum(statement.startswith("MERGE") for statement in self.statements)
 
 
-def watched(database: str, hung: str) -> Watched:
-    """A session that has made the target, with what hangs on it."""
+def watched(database: str, hung: str, places: str = "in order") -> Watched:
+    """A session that has made the target, with what hangs on it, its rows in the order `places`."""
     session = Watched.connect(database)
-    session.execute(CREATE)
+    session.execute(CREATE.format(order=ORDERS[places]))
     session.execute(hung)
     session.commit()
     return session
@@ -148,24 +156,107 @@ def differences(session: Watched) -> int:
 
 @pytest.mark.parametrize("hung", [*HARMLESS, *ACTS])
 @pytest.mark.parametrize(
-    ("every", "order", "by_index"),
+    ("every", "order", "places", "by_index"),
     [
-        (20, "in order", True),
-        (20, "in any order", True),
-        (5, "in order", True),
-        (5, "in any order", False),
-        (1, "in order", False),
+        (20, "in order", "in order", True),
+        (20, "in any order", "in any order", True),
+        (5, "in order", "in order", True),
+        (5, "in any order", "in order", True),
+        (5, "in order", "in any order", False),
+        (1, "in order", "in order", False),
     ],
 )
 def test_a_merge_writes_and_counts_the_rows_that_differ_whatever_hangs_on_the_target(
-    database: str, hung: str, every: int, order: str, by_index: bool
+    database: str, hung: str, every: int, order: str, places: str, by_index: bool
 ) -> None:
-    with watched(database, (HARMLESS | ACTS)[hung]) as session:
+    with watched(database, (HARMLESS | ACTS)[hung], places) as session:
         expected = arrive(session, every, order)
         assert all(expected)
         assert merge(session) == expected
         assert differences(session) == 0
         assert session.merges == (by_index and hung in HARMLESS)
+
+
+# The new versions of a table's rows lie after all others, or in the gap that their page has: where
+# one lies before another tells which was written first.
+KEEP_PLACES = "CREATE TEMP TABLE places AS SELECT id, ctid AS place FROM target"
+BACK = """
+SELECT count(*) FROM (
+    SELECT place < lag(place) OVER (ORDER BY target.ctid) AS is_back
+    FROM target JOIN places USING (id) WHERE _load_id = 7
+) written WHERE is_back
+"""
+
+
+@pytest.mark.parametrize("is_read_in_order", [True, False])
+@pytest.mark.parametrize("hung", ["", REFERS])
+@pytest.mark.parametrize("every", [5, 20])
+def test_rows_that_arrive_in_any_order_are_written_in_the_order_of_the_targets_pages(
+    database: str, monkeypatch: pytest.MonkeyPatch, every: int, hung: str, is_read_in_order: bool
+) -> None:
+    """A page is then read and written once, also where the target is larger than the server's
+    memory. The control: in the order in which they arrive."""
+    if not is_read_in_order:
+        monkeypatch.setattr(statements, "in_key_order", lambda source, *_: source)
+    with watched(database, hung) as session:
+        session.execute(KEEP_PLACES)
+        expected = arrive(session, every, "in any order")
+        assert merge(session) == expected
+        [(back,)] = session.execute(BACK).fetchall()
+        assert back <= 10 if is_read_in_order else back > 50, back
+
+
+TEXT_KEY = """
+CREATE TABLE target (id text PRIMARY KEY, name text);
+INSERT INTO target SELECT i, 'old' FROM generate_series(1000, 9999) i;
+ANALYZE target;
+CREATE TEMP TABLE arrived AS
+SELECT i AS id, 'new' AS name FROM generate_series(9500, 10499) i ORDER BY md5(i::text)
+"""
+
+
+def test_rows_are_read_in_the_order_of_the_keys_type_in_the_target(database: str) -> None:
+    """The target keeps the type of a column that the source has altered."""
+    with Watched.connect(database) as session:
+        session.execute(TEXT_KEY)
+        done = apply.merge(session, ARRIVED, TARGET, ("id",), None)
+        assert (done.inserted, done.updated, session.merges) == (500, 500, 1)
+
+
+TWO_COLUMNS = """
+CREATE TABLE target AS SELECT i AS a, md5(i::text) AS b, i AS id, 0 AS _load_id
+FROM generate_series(1, 4000) i;
+ALTER TABLE target ADD PRIMARY KEY (a, b);
+ANALYZE target;
+CREATE TEMP TABLE arrived AS
+SELECT a, b, -id AS id FROM target WHERE a % 5 = 0 ORDER BY b
+"""
+
+
+def test_the_order_is_that_of_the_primary_key_however_the_spec_names_its_columns(
+    database: str,
+) -> None:
+    with Watched.connect(database) as session:
+        session.execute(TWO_COLUMNS)
+        done = apply.merge(session, ARRIVED, TARGET, ("b", "a"), LOAD_NO)
+        assert (done.updated, session.merges) == (800, 1)
+        [(back,)] = session.execute(
+            "SELECT count(*) FROM (SELECT a < lag(a) OVER (ORDER BY ctid) AS is_back FROM target"
+            " WHERE _load_id = 7) written WHERE is_back"
+        ).fetchall()
+        assert back <= 10
+
+
+def test_of_few_rows_the_order_is_not_asked_for(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a small target a merge takes no longer than that question."""
+    monkeypatch.setattr(apply, "_MANY_BYTES", 4_000_000)
+    with watched(database, "") as session:
+        expected = arrive(session, 5)
+        assert merge(session, sum(expected) + 1) == expected
+        assert session.merges == 0
+        assert not [one for one in session.statements if "pg_stats" in one]
 
 
 def test_rows_that_the_transaction_has_inserted_before_are_not_counted(database: str) -> None:
