@@ -141,6 +141,14 @@ class Merge:
         meantime."""
         return self._update(self._to_update(self._kept), self.changed)
 
+    def insert_gone(self) -> str:
+        """INSERT of those that are nowhere any more, because another session has deleted them or
+        changed their keys in the meantime."""
+        had_it = f"s.{self.place} IS NOT NULL"
+        has_none = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {same_key(self.key)})"
+        condition = f"{had_it} AND {has_none}"
+        return insert_rows(self.target, self.changed, self._kept, self.load_no, condition)
+
     def keep_exchanged(self, exchanged: str, own: Sequence[str]) -> str:
         """CREATE of the temporary table `exchanged`: the rows to update, with the values of the
         target's `own` columns, which do not arrive."""
@@ -165,8 +173,12 @@ class Merge:
         if self.keeps_new:
             is_new = f"s.{self.place} IS NULL"
             return insert_rows(self.target, self.changed, self._kept, self.load_no, is_new)
-        lacks = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
-        return insert_rows(self.target, self.source, self.values, self.load_no, lacks)
+        return insert_rows(self.target, self.source, self.values, self.load_no, self._lacks)
+
+    @property
+    def lacking(self) -> str:
+        """What to select FROM: the arrived rows that the target lacks."""
+        return f"{self.source} s WHERE {self._lacks}"
 
     @property
     def place(self) -> str:
@@ -187,6 +199,10 @@ class Merge:
     def _same(self) -> str:
         # In the target's type, so that its index can be used.
         return " AND ".join(f"t.{ident(name)} = {self.values[name]}" for name in self.key)
+
+    @property
+    def _lacks(self) -> str:
+        return f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
 
     @property
     def _kept(self) -> dict[str, str]:

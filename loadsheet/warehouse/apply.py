@@ -11,7 +11,7 @@ from decimal import Decimal
 import psycopg
 
 from loadsheet.checks import Check
-from loadsheet.errors import CheckFailed, Refused
+from loadsheet.errors import CheckFailed, Overtaken, Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql import merging
@@ -281,10 +281,18 @@ def _merge_at_once(
     try:
         written = session.execute(statements.in_one_statement(access.in_order)).rowcount
     except psycopg.errors.CardinalityViolation as error:
+        if error.diag.context:  # of a function that somebody has hung on the target
+            raise
+        # Not `from error`: the advice for its class is about a subquery.
         raise Refused(
             f"{target}: rows that arrive are different in the source, and the same by the target's"
             f" key ({', '.join(statements.key)}): give the key's columns the source's types and"
             " collations"
+        ) from None
+    except unique_indexes.NOT_UNIQUE as error:
+        raise Overtaken(
+            f"{target}: another session has written a row with the key of one that arrives while"
+            f" rows were merged ({error.diag.message_primary}); nothing was written. Retry"
         ) from error
     lookup.set(False)
     inserted = tables.inserted_by_merge(session, target, known, written)
@@ -303,7 +311,7 @@ def _merge_in_steps(
     lookup.set(access.by_index)
     kept = session.execute(statements.keep_changed(access.in_order)).rowcount
     # After the comparison, which may take long: somebody may have added some meanwhile.
-    unique, triggers = unique_indexes.besides_key_and_triggers(session, target)
+    unique = unique_indexes.besides_key(session, target)
     savepoint: AbstractContextManager[object] = nullcontext()
     if unique:
         # Rows that exchange their unique values cannot be updated one after the other.
@@ -318,10 +326,15 @@ def _merge_in_steps(
         _log.info("%s: rows may exchange values of %s", target, error.diag.constraint_name)
         with unique_indexes.named(target, unique):
             return unique_indexes.exchange_rows(session, statements, incoming, target)
-    written = effect.updated
+    missing = kept - effect.updated
     if statements.keeps_new:
-        written += effect.inserted
-    side_effects.refuse_suppressed(target, triggers, kept - written)
+        missing -= effect.inserted
+    # Not before: what is written locks the target, so there are no other triggers than these.
+    if missing or not statements.keeps_new:
+        triggers = side_effects.suppressing_triggers(session, target)
+        if triggers and not statements.keeps_new and statements.adds_rows:
+            missing += tables.count_rows(session, statements.lacking)
+        side_effects.refuse_suppressed(target, triggers, missing)
     return effect
 
 
@@ -368,6 +381,9 @@ def _write_changed(
     # it is found again by key.
     if written < kept:
         updated += session.execute(statements.update_moved()).rowcount
+        # Without `keeps_new`, they are among the new rows by now.
+        if statements.keeps_new:
+            inserted += session.execute(statements.insert_gone()).rowcount
     return Effect(inserted=inserted, updated=updated)
 
 

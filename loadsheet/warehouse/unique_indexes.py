@@ -6,14 +6,13 @@ although all values are unique in the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 
 from loadsheet.errors import Refused
-from loadsheet.postgres import Session, ask_together
+from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID, Merge
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import side_effects, tables
@@ -34,23 +33,8 @@ NOT_UNIQUE = (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation)
 def besides_key(session: Session, target: Relation) -> dict[str, str]:
     """The indexes that keep the target's rows unique, without the primary key: the name of each,
     and the statement that drops it."""
-    return _with_remedies(target, session.execute(_BESIDES_KEY, (target.sql,)).fetchall())
-
-
-def besides_key_and_triggers(
-    session: Session, target: Relation
-) -> tuple[dict[str, str], list[str]]:
-    """The same, and the target's triggers as `side_effects.suppressing_triggers` gives them, in one
-    statement."""
-    indexes, triggers = ask_together(
-        session, (_BESIDES_KEY, (target.sql,)), (side_effects.SUPPRESSING, (target.sql,))
-    )
-    return _with_remedies(target, indexes), [name for (name,) in triggers]
-
-
-def _with_remedies(target: Relation, indexes: Sequence[tuple[Any, ...]]) -> dict[str, str]:
     found = {}
-    for name, is_of_constraint in indexes:
+    for name, is_of_constraint in session.execute(_BESIDES_KEY, (target.sql,)):
         found[name] = f"DROP INDEX {Relation(target.schema, name).sql};"
         if is_of_constraint:
             found[name] = f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)};"
@@ -79,7 +63,8 @@ def exchange_rows(
     """Delete all rows of the merge that differ, then insert them again with the new ones. Columns
     that do not arrive keep their values.
 
-    Raises Refused where a foreign key refers to the target: it would be told that rows are gone.
+    Raises Refused where a foreign key refers to the target: it would be told that rows are gone;
+    and where a trigger has kept rows from being inserted.
     """
     if session.execute(_IS_REFERENCED, (target.sql,)).fetchone() == (True,):
         names = ", ".join(besides_key(session, target))
@@ -95,8 +80,12 @@ def exchange_rows(
     exchanged = Relation("pg_temp", f"{incoming.name}_exchanged").sql
     session.execute(statements.keep_exchanged(exchanged, own))
     updated = session.execute(statements.delete_exchanged(exchanged)).rowcount
-    session.execute(statements.insert_exchanged(exchanged, own))
+    missing = updated - session.execute(statements.insert_exchanged(exchanged, own)).rowcount
     inserted = 0
     if statements.adds_rows:
         inserted = session.execute(statements.insert_new()).rowcount
+    triggers = side_effects.suppressing_triggers(session, target)
+    if triggers and statements.adds_rows:
+        missing = tables.count_rows(session, statements.lacking)
+    side_effects.refuse_suppressed(target, triggers, missing)
     return Effect(inserted=inserted, updated=updated)

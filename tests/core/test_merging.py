@@ -275,3 +275,27 @@ def test_rows_that_somebody_else_moves_during_the_merge_are_updated(database: st
         assert (done.inserted, done.updated) == (1, 2)
         rows = session.execute("SELECT id, v, n::text FROM target ORDER BY id").fetchall()
         assert rows == [(1, "new", "1.0"), (2, "new", "1.0"), (3, "new", "1.0")]
+
+
+@pytest.mark.parametrize("theirs", ["DELETE FROM target", "UPDATE target SET id = -id"])
+@pytest.mark.parametrize("is_inserted", [True, False])
+def test_rows_that_somebody_else_takes_away_during_the_merge_are_inserted(
+    database: str, monkeypatch: pytest.MonkeyPatch, theirs: str, is_inserted: bool
+) -> None:
+    """The control, as it was before: they were missing until they changed again."""
+    if not is_inserted:
+        monkeypatch.setattr(Merge, "insert_gone", lambda self: "SELECT WHERE false")
+
+    def take_away() -> None:
+        with psycopg.connect(database) as other:
+            other.execute(f"{theirs} WHERE id = 1")
+
+    with two_rows_arriving(database) as session:
+        meddled: Any = Meddled(session, "UPDATE", take_away)
+        done = apply.merge(
+            meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None
+        )
+        rows = session.execute("SELECT id, v FROM target WHERE id > 0 ORDER BY id").fetchall()
+        expected = [(1, "new"), (2, "new"), (3, "new")]
+        assert rows == (expected if is_inserted else expected[1:])
+        assert (done.inserted, done.updated) == (2 if is_inserted else 1, 1)

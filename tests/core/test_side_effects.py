@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from loadsheet.cli.main import app
 from loadsheet.errors import Refused
+from loadsheet.warehouse import side_effects
 from tests.faults.oracle import judge
 from tests.project import Project
 
@@ -90,6 +91,45 @@ def test_a_trigger_that_suppresses_rows_is_named(
         project.in_warehouse("DROP TRIGGER quiet ON staging.t")
     project.succeed()
     assert not judge(project, "t", where="TRUE" if not increments else "id <> 2") or increments
+
+
+KEEPS_NEW_ROWS = (
+    "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+    " CREATE TRIGGER quiet BEFORE INSERT ON staging.t FOR EACH ROW EXECUTE FUNCTION nothing()"
+)
+
+
+@pytest.mark.parametrize("case", ["new rows of long values", "rows that exchange unique values"])
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_trigger_that_suppresses_rows_is_named_whichever_statement_inserts_them(
+    project: Project, monkeypatch: pytest.MonkeyPatch, case: str, is_seen: bool
+) -> None:
+    """Rows were missing, and the run was done. The control does not look for triggers."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, what text)")
+    project.in_source("ALTER TABLE t ALTER what SET STORAGE EXTERNAL")
+    project.in_source("INSERT INTO t SELECT i, i, repeat('x', 3000) FROM generate_series(1, 9) i")
+    project.spec({"t": {"incremental": "n"}})
+    project.succeed()
+    if case == "new rows of long values":
+        project.in_warehouse("ALTER TABLE staging.t ALTER what SET STORAGE EXTERNAL")
+        project.in_warehouse("UPDATE staging.t SET what = repeat('x', 3000)")
+        project.in_source("INSERT INTO t VALUES (10, 10, 'new')")
+    else:
+        project.in_source("UPDATE t SET what = id")
+        project.succeed(full_refresh="all")
+        project.in_warehouse("CREATE UNIQUE INDEX ON staging.t (what)")
+        project.in_source("UPDATE t SET what = 10 - id, n = n + 10")
+    project.in_warehouse(KEEPS_NEW_ROWS)
+    if not is_seen:
+        monkeypatch.setattr(side_effects, "suppressing_triggers", lambda *_: [])
+        project.succeed()
+        assert judge(project, "t")
+        return
+    said = failure(project, "load.load_t")
+    assert "because a trigger (quiet) has suppressed it" in said
+    project.in_warehouse("DROP TRIGGER quiet ON staging.t")
+    project.succeed()
+    assert not judge(project, "t")
 
 
 def test_a_column_privilege_does_not_move_to_the_values_of_another_column(

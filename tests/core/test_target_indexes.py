@@ -59,7 +59,7 @@ def test_rows_exchange_the_values_of_a_unique_index(
     before = project.in_warehouse(own)
     project.in_source(EXCHANGE)
     with monkeypatch.context() as patch:
-        patch.setattr(unique_indexes, "besides_key_and_triggers", lambda *_: ({}, []))
+        patch.setattr(unique_indexes, "besides_key", lambda *_: {})
         error = project.run()["load.load_item"].result
         assert isinstance(error, Refused) and "duplicate key value" in str(error)
     project.succeed()
