@@ -51,10 +51,11 @@ _IS_PLAIN = """
 current_setting('track_counts')::bool AND relkind = 'r' AND relam = 2 AND relreplident = 'd'
 AND NOT (relhastriggers OR relhasrules OR relhassubclass OR relispartition OR relrowsecurity)
 """
-# Versions before November 2025 take a MERGE, and no UPDATE, of a published table whose replica
-# identity does not fit: its rows would be changed here and not in its copies.
+# MERGE is new in 15 and was corrected in 15.2. Versions before November 2025 take a MERGE, and no
+# UPDATE, of a published table whose replica identity does not fit: its rows would be changed here
+# and not in its copies.
 _TAKES_MERGE = f"""
-current_setting('server_version_num')::int >= 150000 AND {_IS_PLAIN} AND NOT EXISTS (
+current_setting('server_version_num')::int >= 150002 AND {_IS_PLAIN} AND NOT EXISTS (
     SELECT FROM pg_index WHERE indrelid = pg_class.oid AND NOT indisprimary
         AND (indisunique OR indisexclusion))
 AND NOT EXISTS (

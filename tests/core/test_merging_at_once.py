@@ -383,7 +383,8 @@ def trust(monkeypatch: pytest.MonkeyPatch, *queries: str) -> None:
         monkeypatch.setattr(tables, name, query.replace(tables._IS_PLAIN, "true"))
 
 
-# Rows that are kept back, by a trigger that nobody else sees before it is committed.
+# Rows that are kept back, by a trigger that no other session sees before it is committed. The way
+# depends on how the target's rows lie.
 MEANWHILE = {"one statement": "in order", "steps": "in any order"}
 
 
@@ -396,8 +397,11 @@ def test_a_trigger_that_somebody_adds_meanwhile_keeps_no_row_unseen(
     if not is_seen:
         trust(monkeypatch, "_AFTER_MERGE")
         monkeypatch.setattr(side_effects, "suppressing_triggers", lambda *_: [])
-    with watched(database, "") as session, psycopg.connect(database) as other:
-        expected = arrive(session, 5, MEANWHILE[way])
+    with (
+        watched(database, "", MEANWHILE[way]) as session,
+        psycopg.connect(database) as other,
+    ):
+        expected = arrive(session, 5)
         other.execute(SUPPRESSES)
         with merging_meanwhile(session, other) as found:
             pass

@@ -175,12 +175,13 @@ def test_in_one_statement_and_in_steps_the_same_is_written_counted_and_told(
     """The control compares values as their types do, for which 1.0 and 1.00 are one."""
     look = tables.look_before_merge
     in_one = merging.Merge.in_one_statement
-    monkeypatch.setattr(tables, "is_looked_up", lambda *_: True)
+    by_index = apply._Access(by_index=True, in_order=False)
+    monkeypatch.setattr(apply, "_access", lambda *_: by_index)
     ended: Counter[str] = Counter()
 
-    def in_one_statement(merge: merging.Merge) -> str:
+    def in_one_statement(merge: merging.Merge, in_order: bool) -> str:
         ended["in one statement"] += 1
-        statement = in_one(merge)
+        statement = in_one(merge, in_order)
         return statement if is_right else statement.replace("*<>", "<>")
 
     monkeypatch.setattr(merging.Merge, "in_one_statement", in_one_statement)
