@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import apply
+from loadsheet.warehouse import write
 
 TARGET, INCOMING = Relation("public", "target"), Relation("pg_temp", "incoming")
 LOAD_NO = 2
@@ -148,7 +148,7 @@ def _delete_insert(session: Session, rows: Rows) -> Counts:
 
 
 def _loadsheet(session: Session, rows: Rows) -> Counts:
-    effect = apply.merge(session, INCOMING, TARGET, rows.key, LOAD_NO)
+    effect = write.merge(session, INCOMING, TARGET, rows.key, LOAD_NO)
     return effect.inserted, effect.updated
 
 

@@ -18,7 +18,7 @@ from loadsheet.sql import merging
 from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import TIME_TYPES
-from loadsheet.warehouse import apply, ledger, side_effects, tables, tombstones
+from loadsheet.warehouse import apply, ledger, lookups, side_effects, tables, tombstones
 from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.wording import counted
 
@@ -176,7 +176,7 @@ def remove(
     copy_parts(session, lake, arriving, keys, target, lambda rows, size: None)
     # A delete writes little, so that finding the rows counts: a third of 200,000 rows with a text
     # in their key took 0.22 s by index, and 0.15 s by a join of all.
-    with apply.lookup_of(session, keys, target, key, part=8) as listed:
+    with lookups.lookup_of(session, keys, target, key, part=8) as listed:
         if manifest.marks_gone:
             return _mark(session, listed, target, key, deleted_at(manifest), load_no)
         if tombstones.are_kept(table, key):

@@ -26,6 +26,7 @@ from loadsheet.warehouse import (
     side_effects,
     tombstones,
     unfilled,
+    write,
 )
 from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.belongings import Belonging
@@ -271,12 +272,12 @@ class LoadTransaction:
         incoming = self._receive("pg_temp", marks)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:
-            return apply.append(self.session, incoming, self.target, self.load_no)
+            return write.append(self.session, incoming, self.target, self.load_no)
         if self.manifest.action == "fill":
             return self._fill(incoming)
         guard = self._guard_against_older_rows()
         if guard:
-            older = apply.count_guarded(self.session, incoming, self.target, key, guard)
+            older = write.count_guarded(self.session, incoming, self.target, key, guard)
             if older:
                 left_out = counted(older, "row that is", "rows that are")
                 self.notes.append(
@@ -290,7 +291,7 @@ class LoadTransaction:
             )
             reach("load.gone_removed")
         arrived = self.manifest.rows - self.duplicates
-        effect = apply.merge(
+        effect = write.merge(
             self.session, incoming, self.target, key, self.load_no, guard, arrived=arrived
         )
         if not self.manifest.marks_gone:
@@ -308,7 +309,7 @@ class LoadTransaction:
                 f"{self.target} was loaded by another pipeline meanwhile, so its older rows are not"
                 f" filled; {FULL_REFRESH_REMEDY}"
             )
-        return apply.fill(self.session, incoming, self.target, self.manifest.key, self.load_no)
+        return write.fill(self.session, incoming, self.target, self.manifest.key, self.load_no)
 
     def _receive(self, schema: str, kept: dict[str, str]) -> Relation:
         """A new table with the manifest's rows, one per key. It has the columns `kept`, too, in

@@ -28,6 +28,7 @@ from loadsheet.warehouse import (
     search_path,
     swap,
     tables,
+    write,
 )
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.located import errors_located
@@ -394,7 +395,7 @@ class _Build:
         belongings.refuse_unfit(self.session, self.target, list(arriving), key, incoming)
         # A row that comes back later is among those that a later build selects.
         deleted = sum(gone.delete(self.session, self.target, since_load) for gone in decision.gone)
-        effect = apply.merge(self.session, incoming, self.target, key, None)
+        effect = write.merge(self.session, incoming, self.target, key, None)
         return replace(effect, deleted=deleted)
 
     def _select_into(self, create: str, since_load: int) -> int:

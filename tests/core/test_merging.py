@@ -13,7 +13,7 @@ import pytest
 from loadsheet.sql.merging import Merge, differs
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import SAME_WHEN_EQUAL
-from loadsheet.warehouse import apply
+from loadsheet.warehouse import write
 from tests.project import Project
 
 ROWS = 20_000
@@ -269,7 +269,7 @@ def test_rows_that_somebody_else_moves_during_the_merge_are_updated(database: st
     # test_merging_at_once.py has a merge by index. Without statistics this is none.
     with two_rows_arriving(database) as session:
         meddled: Any = Meddled(session, "UPDATE", move)
-        done = apply.merge(
+        done = write.merge(
             meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None
         )
         assert (done.inserted, done.updated) == (1, 2)
@@ -292,7 +292,7 @@ def test_rows_that_somebody_else_takes_away_during_the_merge_are_inserted(
 
     with two_rows_arriving(database) as session:
         meddled: Any = Meddled(session, "UPDATE", take_away)
-        done = apply.merge(
+        done = write.merge(
             meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None
         )
         rows = session.execute("SELECT id, v FROM target WHERE id > 0 ORDER BY id").fetchall()

@@ -14,7 +14,7 @@ import pytest
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.sql import merging as statements
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import apply, side_effects, tables
+from loadsheet.warehouse import lookups, side_effects, tables, write
 from tests.byhand import wait_until
 
 ARRIVED, TARGET = Relation("pg_temp", "arrived"), Relation("public", "target")
@@ -117,7 +117,7 @@ ACTS = {
 @pytest.fixture(autouse=True)
 def many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """From which size on the target's order is asked for."""
-    monkeypatch.setattr(apply, "_MANY_BYTES", 1_000)
+    monkeypatch.setattr(lookups, "_MANY_BYTES", 1_000)
 
 
 class Watched(psycopg.Connection[Any]):
@@ -158,7 +158,7 @@ def arrive(session: Watched, every: int, order: str = "in order") -> tuple[int, 
 
 def merge(session: Watched, arrived: int | None = None) -> tuple[int, int]:
     """The rows that a merge says it has inserted and updated."""
-    effect = apply.merge(session, ARRIVED, TARGET, ("id",), LOAD_NO, arrived=arrived)
+    effect = write.merge(session, ARRIVED, TARGET, ("id",), LOAD_NO, arrived=arrived)
     return effect.inserted, effect.updated
 
 
@@ -232,7 +232,7 @@ def test_rows_are_read_in_the_order_of_the_keys_type_in_the_target(database: str
     """The target keeps the type of a column that the source has altered."""
     with Watched.connect(database) as session:
         session.execute(TEXT_KEY)
-        done = apply.merge(session, ARRIVED, TARGET, ("id",), None)
+        done = write.merge(session, ARRIVED, TARGET, ("id",), None)
         assert (done.inserted, done.updated, session.merges) == (500, 500, 1)
 
 
@@ -251,7 +251,7 @@ def test_the_order_is_that_of_the_primary_key_however_the_spec_names_its_columns
 ) -> None:
     with Watched.connect(database) as session:
         session.execute(TWO_COLUMNS)
-        done = apply.merge(session, ARRIVED, TARGET, ("b", "a"), LOAD_NO)
+        done = write.merge(session, ARRIVED, TARGET, ("b", "a"), LOAD_NO)
         assert (done.updated, session.merges) == (800, 1)
         [(back,)] = session.execute(
             "SELECT count(*) FROM (SELECT a < lag(a) OVER (ORDER BY ctid) AS is_back FROM target"
@@ -264,7 +264,7 @@ def test_of_few_rows_the_order_is_not_asked_for(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a small target a merge takes no longer than that question."""
-    monkeypatch.setattr(apply, "_MANY_BYTES", 4_000_000)
+    monkeypatch.setattr(lookups, "_MANY_BYTES", 4_000_000)
     with watched(database, "") as session:
         expected = arrive(session, 5)
         assert merge(session, sum(expected) + 1) == expected
@@ -288,7 +288,7 @@ def test_rows_to_fill_or_delete_are_looked_up_in_the_order_of_the_targets_pages(
 ) -> None:
     with watched(database, "", places) as session:
         arrive(session, every, "in any order")
-        with apply.lookup_of(session, ARRIVED, TARGET, ("id",), part) as source:
+        with lookups.lookup_of(session, ARRIVED, TARGET, ("id",), part) as source:
             read = session.execute(f"SELECT id FROM {source} s").fetchall()
             assert session.execute("SHOW enable_hashjoin").fetchone() == (
                 "off" if by_index else "on",

@@ -15,7 +15,7 @@ import pytest
 from loadsheet.errors import LoadsheetError
 from loadsheet.sql import merging
 from loadsheet.sql.text import Relation, ident
-from loadsheet.warehouse import apply, tables
+from loadsheet.warehouse import lookups, tables, write
 
 ARRIVED, TARGET = Relation("pg_temp", "arrived"), Relation("public", "target")
 LOAD_NO = 7
@@ -157,7 +157,7 @@ def merged(session: psycopg.Connection[Any], case: Case) -> tuple[Any, ...]:
         for statement in case.arrives:
             session.execute(statement)
         session.execute(BEFORE)
-        done = apply.merge(session, ARRIVED, TARGET, case.key, LOAD_NO, case.guard)
+        done = write.merge(session, ARRIVED, TARGET, case.key, LOAD_NO, case.guard)
         rows = session.execute("SELECT target::text FROM target ORDER BY 1").fetchall()
         [(written,)] = session.execute(WRITTEN).fetchall()
         return rows, done.inserted, done.updated, written
@@ -175,8 +175,8 @@ def test_in_one_statement_and_in_steps_the_same_is_written_counted_and_told(
     """The control compares values as their types do, for which 1.0 and 1.00 are one."""
     look = tables.look_before_merge
     in_one = merging.Merge.in_one_statement
-    by_index = apply._Access(by_index=True, in_order=False)
-    monkeypatch.setattr(apply, "_access", lambda *_: by_index)
+    by_index = lookups.Access(by_index=True, in_order=False)
+    monkeypatch.setattr(lookups, "choose", lambda *_: by_index)
     ended: Counter[str] = Counter()
 
     def in_one_statement(merge: merging.Merge, in_order: bool) -> str:
