@@ -62,7 +62,8 @@ def merge(
     if arrived is None:
         lookups.analyze_key(session, incoming, key)
         arrived = tables.size_of(session, incoming).rows
-    access = lookups.choose(session, target, arrived, known.size if has_key else None)
+    size = known.size if has_key else None
+    access = lookups.choose(session, incoming, target, statements.order, arrived, size)
     if is_counted and not access.by_index:
         # Only for the planner: ANALYZE takes a tenth of the time of a small merge.
         lookups.analyze_key(session, incoming, key)

@@ -219,6 +219,19 @@ def test_rows_that_arrive_in_any_order_are_written_in_the_order_of_the_targets_p
         assert back <= 10 if is_read_in_order else back > 50, back
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("every", [5, 20])
+def test_rows_that_arrive_in_the_keys_order_are_not_sorted(
+    database: str, every: int, order: str
+) -> None:
+    """It would cost a quarter of the merge."""
+    with watched(database, "") as session:
+        expected = arrive(session, every, order)
+        assert merge(session) == expected
+        [statement] = [one for one in session.statements if one.startswith("MERGE")]
+        assert ("ORDER BY" in statement) == (order == "in any order")
+
+
 TEXT_KEY = """
 CREATE TABLE target (id text PRIMARY KEY, name text);
 INSERT INTO target SELECT i, 'old' FROM generate_series(1000, 9999) i;
