@@ -81,7 +81,6 @@ CASES: dict[str, tuple[float, float, float]] = {
     "10 %, most update": (0.09, 1, 0.01),
     "10 %, half": (0.05, 1, 0.05),
     "10 %, most insert": (0.01, 1, 0.09),
-    "5 %, most update": (0.045, 1, 0.005),
     "33 %, most update": (0.3, 1, 0.03),
     "all sent, 1 % differs": (1, 0.01, 0),
     "all sent, all differs": (1, 1, 0),

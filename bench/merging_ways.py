@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import write
+from loadsheet.warehouse.lookups import IndexLookup
 
 TARGET, INCOMING = Relation("public", "target"), Relation("pg_temp", "incoming")
 LOAD_NO = 2
@@ -81,7 +82,7 @@ def _merge(session: Session, rows: Rows, differs: str) -> Counts:
 
 
 def _merge_by_index(session: Session, rows: Rows) -> Counts:
-    session.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    IndexLookup(session).set(True)
     return _merge(session, rows, rows.mixed())
 
 

@@ -90,17 +90,13 @@ class Merge:
 
         PostgreSQL refuses it where two arrived rows are the same row of the target.
         """
-        names = idents(self.values)
-        new = ", ".join(self.values.values())
-        if self.load_no is not None:
-            names += f", {LOAD_ID}"
-            new += f", {self.load_no}"
         statement = (
             f"MERGE INTO {self.target} t USING {self._rows(in_order)} s ON {self._same}"
             f" WHEN MATCHED AND {self._to_update(self.values)}"
             f" THEN UPDATE SET {self._settings(self.values)}"
         )
         if self.adds_rows:
+            names, new = _with_load_id(self.values, self.load_no)
             statement += (
                 f" WHEN NOT MATCHED THEN INSERT ({names}) OVERRIDING SYSTEM VALUE VALUES ({new})"
             )
@@ -272,16 +268,19 @@ def insert_rows(
     target: str, source: str, values: Mapping[str, str], load_no: int | None, where: str = ""
 ) -> str:
     """INSERT of the source's rows, those that fulfil `where` if it is given."""
-    names = idents(values)
-    new = ", ".join(values.values())
-    if load_no is not None:
-        names += f", {LOAD_ID}"
-        new += f", {load_no}"
+    names, new = _with_load_id(values, load_no)
     # An identity column that is named takes the given value, too.
     insert = f"INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {new} FROM {source} s"
     if where:
         insert += f" WHERE {where}"
     return insert
+
+
+def _with_load_id(values: Mapping[str, str], load_no: int | None) -> tuple[str, str]:
+    """The columns that an INSERT names and their values; `_load_id` too, where it has a number."""
+    if load_no is not None:
+        values = {**values, LOAD_ID: str(load_no)}
+    return idents(values), ", ".join(values.values())
 
 
 def update_values(

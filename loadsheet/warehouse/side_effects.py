@@ -15,7 +15,7 @@ JOIN pg_class ON pg_class.oid = conrelid JOIN pg_namespace n ON n.oid = relnames
 WHERE confrelid = to_regclass(%s) AND contype = 'f' AND conparentid = 0 ORDER BY 2, 1 LIMIT 1
 """
 # Bits of tgtype: for each row, before the statement's effect. Such a trigger may return NULL.
-SUPPRESSING = """
+_SUPPRESSING = """
 SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND NOT tgisinternal
     AND tgenabled <> 'D' AND tgtype & 3 = 3 ORDER BY 1
 """
@@ -64,7 +64,7 @@ def refuse_referring(session: Session, target: Relation, why: str) -> None:
 
 def suppressing_triggers(session: Session, target: Relation) -> list[str]:
     """The target's triggers that can keep a row from being written or deleted."""
-    return [row[0] for row in session.execute(SUPPRESSING, (target.sql,)).fetchall()]
+    return [row[0] for row in session.execute(_SUPPRESSING, (target.sql,)).fetchall()]
 
 
 def refuse_suppressed(target: Relation, triggers: list[str], missing: int) -> None:

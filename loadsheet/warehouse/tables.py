@@ -89,7 +89,7 @@ WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
   AND attstorage IN ('x', 'e') AND pg_relation_size(reltoastrelid) > 0
 """
 _IS_MOSTLY_LONG = """
-SELECT pg_relation_size(reltoastrelid) > pg_relation_size(oid) FROM pg_class
+SELECT pg_relation_size(reltoastrelid) > pg_relation_size(oid) AS is_mostly_long FROM pg_class
 WHERE oid = to_regclass(%s)
 """
 _PRIMARY_KEY = """
@@ -237,6 +237,8 @@ class Merging:
     long: set[str]
     """The target's columns whose values it may hold outside its rows (TOAST); empty if it holds no
     such value."""
+    is_mostly_long: bool
+    """Whether more of the target lies outside its rows than in them."""
     key: tuple[str, ...]
     """The columns of the target's primary key; empty if it has none."""
     size: Size
@@ -249,11 +251,12 @@ class Merging:
 
 def look_before_merge(session: Session, incoming: Relation, target: Relation) -> Merging:
     """What a merge of the rows of `incoming` into the target needs to know, in one statement."""
-    types, arriving, long, key, size, facts = ask_together(
+    types, arriving, long, mostly_long, key, size, facts = ask_together(
         session,
         (_COLUMNS, (target.sql,)),
         (_COLUMNS, (incoming.sql,)),
         (_LONG_COLUMNS, (target.sql,)),
+        (_IS_MOSTLY_LONG, (target.sql,)),
         (_PRIMARY_KEY, (target.sql,)),
         (_SIZE, (target.sql,)),
         (_BEFORE_MERGE, (target.sql,)),
@@ -263,6 +266,7 @@ def look_before_merge(session: Session, incoming: Relation, target: Relation) ->
         types=dict(types),
         arriving=dict(arriving),
         long={name for (name,) in long},
+        is_mostly_long=(True,) in mostly_long,
         key=_columns_of_key(key),
         size=_as_size(size),
         takes_merge=takes_merge,
@@ -288,12 +292,6 @@ def inserted_by_merge(session: Session, target: Relation, known: Merging, writte
     if not 0 <= inserted <= written:
         raise unreadable(session, "another number of inserted rows than of written ones")
     return inserted
-
-
-def is_mostly_long(session: Session, target: Relation) -> bool:
-    """Whether more of the target lies outside its rows (TOAST) than in them."""
-    row = session.execute(_IS_MOSTLY_LONG, (target.sql,)).fetchone()
-    return row == (True,)
 
 
 def primary_key_of(session: Session, target: Relation) -> tuple[str, tuple[str, ...]] | None:

@@ -39,7 +39,6 @@ def merge(
     rows in `incoming`, where it is known.
     """
     known = tables.look_before_merge(session, incoming, target)
-    types, long = known.types, known.long
     has_key = set(known.key) == set(key)
     if has_key:
         key = known.key
@@ -48,12 +47,12 @@ def merge(
         source=incoming.sql,
         changed=Relation("pg_temp", f"{incoming.name}_changed").sql,
         key=key,
-        values=_values_in_target_types(known.arriving, types, load_no),
-        types=types,
-        long=long,
+        values=_values_in_target_types(known.arriving, known.types, load_no),
+        types=known.types,
+        long=known.long,
         # Copying a long value takes longer than looking its key up again
         # (docs/performance-merging.md).
-        keeps_new=adds_rows and not (long and tables.is_mostly_long(session, target)),
+        keeps_new=adds_rows and not (known.long and known.is_mostly_long),
         adds_rows=adds_rows,
         load_no=load_no,
         guard=guard,
