@@ -21,7 +21,8 @@ POINTS = tuple(
     """
     step.begun bucket.missing ledger.created
     extract.observed extract.decided extract.snapshot extract.deletes_found repair.compared
-    extract.fenced extract.part_stored early.begun early.part_copied
+    extract.fenced extract.part_stored early.begun early.block_copied
+    early.copied
     extract.copied extract.unchanged extract.parts_stored extract.manifest_stored extract.sealed
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled
     load.gone_removed

@@ -1,12 +1,14 @@
 """Loads that begin early: while their table is still extracted, in a run that does both.
 
-    an upload's thread          the early load's thread             the load step
-    Lake.put(part)
-    offer(part, bytes)  ------> a session, a transaction, a new
-                                table; then part after part
+    the extraction's threads        the early load's thread          the load step
+    offer(rows), block after block
+      compressed into parts  -----> a session, a transaction, a
+                                    new table; one COPY of them
+      Lake.put(part), stored(part)
+    no_more_rows             -----> the end of that COPY
     seal_attempt
-    keep                                                            take: the thread ends
-                                                                    lock, fence, other parts, ...
+    keep                                                             take: the thread ends
+                                                                     lock, fence, other parts, ...
 
 It is an optimisation that may be dropped at any moment: its transaction is rolled back, and the
 load step reads everything from the lake. It decides nothing, and holds no lock on the target.
@@ -16,10 +18,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import copy_context
-from queue import SimpleQueue
 
 import psycopg
 
@@ -40,12 +42,14 @@ from loadsheet.warehouse.scope import Scope
 
 _log = logging.getLogger(__name__)
 
-# Parts in memory: the one that is copied, and those that wait. Extraction never waits for the
-# warehouse, because it holds the source's snapshot: what finds no room is read from the lake later.
-# Reading such a part costs the client and the lake 50 ms of CPU. As much memory is free, because
-# only one session reads meanwhile (engine/reading.py).
-_MOST_IN_MEMORY = 4
-# Longer than the warehouse needs for the parts that wait, unless it stands still.
+# Rows that wait for the warehouse. With that many, neither side waits for the other's short pauses;
+# they are in the processor's cache no longer, so more would gain nothing.
+_MOST_WAITING_BYTES = 4 << 20
+# A session and a transaction cost 25 ms. Loading so many rows takes no longer.
+_FIRST_BYTES = 1 << 20
+# The extraction goes as fast as the warehouse takes rows, as in a pipe. But it holds the source's
+# snapshot: a warehouse that stands still for so long is left behind. Nor does the load's
+# transaction wait longer for a source that sends nothing.
 _PATIENCE_SECONDS = 30.0
 # How long a thread may take to notice that its session is shut.
 _ENDING_SECONDS = 1.0
@@ -53,6 +57,69 @@ _ENDING_SECONDS = 1.0
 
 class _Dropped(Exception):
     """Rolls a transaction back."""
+
+
+class _Pipe:
+    """Blocks of rows, on their way from the threads that read them to the one that loads them."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._has_ended = self._is_shut = False
+        self._added = self._taken = 0  # bytes
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were added and not taken yet."""
+        return self._added - self._taken
+
+    def put(self, block: bytes) -> bool:
+        """Add a block, and wait until there is room for the next. False where there is none for
+        too long, or the pipe was shut."""
+        with self._changed:
+            self._blocks.append(block)
+            self._added += len(block)
+            self._changed.notify_all()
+            while self.waiting >= _MOST_WAITING_BYTES and not self._is_shut:
+                if not self._changed.wait_for(self._goes_on(), _PATIENCE_SECONDS):
+                    return False
+            return not self._is_shut
+
+    def _goes_on(self) -> Callable[[], bool]:
+        taken = self._taken
+        return lambda: self._is_shut or self._taken > taken
+
+    def end(self) -> None:
+        """There are no more blocks."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """No blocks are taken or added any more: those who wait go on."""
+        with self._changed:
+            self._is_shut = True
+            self._blocks.clear()
+            self._changed.notify_all()
+
+    def blocks(self) -> Iterator[bytes]:
+        """The blocks, until the end. Raises _Dropped where none comes for too long, or the pipe was
+        shut."""
+        while True:
+            with self._changed:
+                while not self._blocks and not self._has_ended and not self._is_shut:
+                    if not self._changed.wait(_PATIENCE_SECONDS):
+                        raise _Dropped("the source sends no rows")
+                if self._is_shut:
+                    raise _Dropped("it was ended")
+                if not self._blocks:
+                    return
+                block = self._blocks.popleft()
+            yield block
+            with self._changed:
+                self._taken += len(block)
+                self._changed.notify_all()
+            reach("early.block_copied")
 
 
 class EarlyLoads:
@@ -110,9 +177,9 @@ class EarlyLoads:
 
 
 class EarlyLoad:
-    """The load of one attempt, which begins with the first part that `offer` gets after `expect`.
+    """The load of one attempt, which begins with the first rows that `offer` gets after `expect`.
     A context manager around the extraction: at its end the load is dropped, unless it is kept.
-    Without `loads` it does nothing. `fence` gives the attempt's, once a part is stored."""
+    Without `loads` it does nothing. `fence` takes the attempt's, or gives the one it has."""
 
     def __init__(
         self,
@@ -130,16 +197,15 @@ class EarlyLoad:
         self._seen = seen
         self._fence = fence
         self.is_expected = False
-        """Whether parts may be offered."""
+        """Whether rows may be offered."""
         self._is_kept = self._has_failed = False
         self._opened = ExitStack()
         """The session."""
         self._transaction = ExitStack()
         self._session: PinnedSession | None = None
         self._arrival: Arrival | None = None
-        self._queue: SimpleQueue[tuple[Part, bytes] | None] = SimpleQueue()
-        self._room = threading.Semaphore(_MOST_IN_MEMORY)
-        self._starting = threading.Lock()
+        self._rows = _Pipe()
+        self._parts: list[Part] = []
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> EarlyLoad:
@@ -150,35 +216,44 @@ class EarlyLoad:
             self.drop()
 
     def expect(self, described: SourceTable, rows: Selection, format: FileFormat) -> None:
-        """From now on, parts may be offered: rows of `described`, of which each will be loaded."""
+        """From now on, rows may be offered: those of `described`, of which each will be loaded."""
         # Arrow's copies of parts need more memory than there is beside an extraction.
         if format == "parquet" or not self._table.overlap:
             return
-        self._described, self._rows, self._format = described, rows, format
+        self._described, self._selected, self._format = described, rows, format
         self.is_expected = self._loads is not None
 
-    def expect_no_first(self) -> None:
+    def offer(self, rows: bytes) -> None:
+        """Whole rows, as COPY sends them, which are on their way into the lake as well. Called by
+        the thread that reads them; waits where the warehouse is slower. Raises what taking the
+        fence raises."""
+        if not self.is_expected or self._has_failed:
+            return
+        if self._thread is None and self._rows.waiting + len(rows) >= _FIRST_BYTES:
+            self._start()
+        if not self._rows.put(rows) and not self._has_failed:
+            _log.info("%s: not loaded early: the warehouse stands still", self._target)
+            self.drop()
+
+    def stored(self, part: Part) -> None:
+        """A part that the lake has acknowledged. All of its rows were offered."""
+        self._parts.append(part)
+
+    def no_more_rows(self) -> None:
         """All rows were read: a load that has not begun gains nothing any more."""
+        self._rows.end()
         self.is_expected = self._thread is not None
 
-    def offer(self, part: Part, stored: bytes) -> None:
-        """A part that the lake has acknowledged, and its bytes. Called by the threads of uploads;
-        never waits for the warehouse."""
-        if not self.is_expected or self._has_failed or not self._room.acquire(blocking=False):
-            return
-        self._queue.put((part, stored))
-        with self._starting:
-            if self._thread is None:
-                # A daemon: a process that ends must not wait for a warehouse that stands still.
-                assert self._loads
-                self._loads.add(self)
-                self._thread = threading.Thread(
-                    target=copy_context().run,
-                    args=(self._work,),
-                    name="loadsheet-early",
-                    daemon=True,
-                )
-                self._thread.start()
+    def _start(self) -> None:
+        assert self._loads
+        # Here, because a pool's only session may be the load's afterwards.
+        self._taken_fence = self._fence()
+        # A daemon: a process that ends must not wait for a warehouse that stands still.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._work,), name="loadsheet-early", daemon=True
+        )
+        self._loads.add(self)
+        self._thread.start()
 
     def keep(self, load_id: str) -> None:
         """The attempt is sealed: the load step can go on."""
@@ -191,7 +266,6 @@ class EarlyLoad:
         is dropped. From now on the session belongs to the caller's step."""
         assert self._thread
         try:
-            self._queue.put(None)
             # Half of the step's time is left for a load from the lake.
             self._thread.join(min(_PATIENCE_SECONDS, remaining() / 2))
             if self._thread.is_alive() or self._has_failed or self._session is None:
@@ -211,6 +285,7 @@ class EarlyLoad:
     def going_on(self) -> Iterator[tuple[PinnedSession, Begun]]:
         """The session of a load that is ready, and what has begun in it."""
         assert self._session and self._arrival
+        self._arrival.early = tuple(self._parts)
         begun = Begun(transaction=self._transaction.pop_all(), arrival=self._arrival)
         with self._opened.pop_all():
             yield self._session, begun
@@ -224,7 +299,7 @@ class EarlyLoad:
         """Roll back what has begun. Returns when the thread has ended, unless it hangs."""
         assert self._thread
         self._has_failed = True
-        self._queue.put(None)
+        self._rows.shut()
         if self._session:
             # It may be waiting for the server.
             with suppress(OSError, psycopg.Error):
@@ -236,15 +311,14 @@ class EarlyLoad:
         """What the thread does."""
         assert self._loads
         try:
-            self._begin(self._loads)
-            while (offered := self._queue.get()) and not self._has_failed:
-                assert self._arrival
-                self._arrival.copy_early(*offered)
-                reach("early.part_copied")
-                self._room.release()
+            arrival = self._begin(self._loads)
+            arrival.copy_early(self._rows.blocks())
+            self._arrival = arrival
+            reach("early.copied")
         # Whatever it is, the load step meets it again, if it is not over by then.
         except Exception as error:
             self._has_failed = True
+            self._rows.shut()
             _log.info("%s: not loaded early: %s", self._target, summary(error))
         if self._has_failed:
             self._loads.claim(self)
@@ -252,7 +326,7 @@ class EarlyLoad:
             # still being opened.
             self._roll_back()
 
-    def _begin(self, loads: EarlyLoads) -> None:
+    def _begin(self, loads: EarlyLoads) -> Arrival:
         """Open the transaction and make the table that rows arrive in."""
         session = self._opened.enter_context(loads.spare())
         self._session = session
@@ -269,18 +343,18 @@ class EarlyLoad:
             self._described.oid,
             self._seen,
             self._key,
-            replaces=self._rows.action == "replace" and not keeps_deleted(table),
+            replaces=self._selected.action == "replace" and not keeps_deleted(table),
         )
         self._transaction.enter_context(session.transaction())
-        older_sessions.name(session, self._pipeline, table.name, target, self._fence())
+        older_sessions.name(session, self._pipeline, table.name, target, self._taken_fence)
         if turn.takes_all_sessions(session, loads.probe):
             raise _Dropped("the warehouse gives no further session")
         # No load gets this number: that is drawn under the target's lock.
         place = Relation(schema, f"_loadsheet_{ledger.draw_number(session)}")
         arrival = Arrival(session, place, target, self._described.columns, self._format)
         arrival.create({})
-        self._arrival = arrival
         reach("early.begun")
+        return arrival
 
     @property
     def _key(self) -> tuple[str, ...]:

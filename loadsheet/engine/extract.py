@@ -302,7 +302,8 @@ def _read_and_seal(
         lambda: attempt.take_fence_once().prefix,
         layout,
         progress,
-        on_stored=early.offer,
+        on_rows=early.offer,
+        on_stored=early.stored,
     )
     copied = snapshot.copy_rows(attempt, source, expected, rows, store, early)
     # The last part is stored after the source's transaction: an open snapshot keeps the source

@@ -153,7 +153,7 @@ class _Load:
                 "effect": result.effect,
                 "watermark": manifest.upper if manifest.moves_watermark else "",
                 "held back by": manifest.held_by,
-                "loaded early": counted(begun.arrival.early, "part") if begun else "",
+                "loaded early": counted(len(begun.arrival.early), "part") if begun else "",
                 **details.amount(manifest.rows, manifest.size, started),
             },
         )

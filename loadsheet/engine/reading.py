@@ -23,9 +23,6 @@ _log = logging.getLogger(__name__)
 # rows as fast as the load's COPY takes them. A second one would only take the CPU from that COPY:
 # of 3 M rows, on two cores, 6.7 s with one and 7.8 with two.
 READERS = 2
-# The first part of a table that is loaded meanwhile. The load waits for it, and of a part of full
-# size that would be a third of a second.
-_FIRST_BYTES = 1 << 20
 _IS_SMALL = """
 SELECT pg_table_size(oid) <= %s FROM pg_class
 WHERE oid = %s AND relkind = 'r' AND NOT relhassubclass
@@ -147,8 +144,7 @@ def read_and_store(
         if is_hashed:
             content = content_hash(described.columns, described.key)
             contents.append(content)
-        is_awaited = is_loaded_meanwhile and not writers
-        writer = PartWriter(store, content, _FIRST_BYTES if is_awaited else PART_BYTES)
+        writer = PartWriter(store, content)
         writers.append(writer)
         tests = (rows.where, rows.sample, condition)
         is_range = len(conditions) > 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 
 from loadsheet.engine.attempt import Attempt
@@ -20,9 +19,8 @@ def seal(attempt: Attempt, manifest: Manifest) -> None:
     """
     name = f"{attempt.take_fence_once().prefix}/{FILE_NAME}"
     content = manifest.to_json()
-    attempt.lake.put(name, content)
+    sha256 = attempt.lake.put(name, content)
     reach("extract.manifest_stored")
-    sha256 = hashlib.sha256(content).hexdigest()
     attempt.warehouse.use(
         lambda session: fence.seal_attempt(session, manifest, attempt.target, name, sha256)
     )

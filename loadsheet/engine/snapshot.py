@@ -79,7 +79,7 @@ def copy_rows(
             if news.may_begin_early(attempt, source, rows):
                 early.expect(described, rows, store.layout.format)
             upload = _read(attempt, source, described, rows, store, early.is_expected)
-            early.expect_no_first()
+            early.no_more_rows()
         seen_again = _seen_again(attempt, source, described, upload, rows.action, origin)
     return Copied(
         described=described,

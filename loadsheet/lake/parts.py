@@ -24,7 +24,14 @@ from loadsheet.errors import Corrupt
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.unpacking import BLOCK_BYTES, unpack
-from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
+from loadsheet.sql.copying import (
+    BINARY_HEADER,
+    BINARY_TRAILER,
+    FileFormat,
+    WireFormat,
+    ends,
+    wire_of,
+)
 from loadsheet.sql.types import Column
 from loadsheet.wording import counted
 
@@ -127,7 +134,7 @@ class Layout:
     @property
     def wire(self) -> WireFormat:
         """The format that COPY sends rows in."""
-        return "binary" if self.format == "binary" else "csv"
+        return wire_of(self.format)
 
     def encoder(self) -> Encoder:
         """A new part. Raises InputError where pyarrow is missing for Parquet."""
@@ -135,16 +142,14 @@ class Layout:
             from loadsheet.lake import parquet  # it imports pyarrow, which no other format needs
 
             return parquet.Encoder(self.columns, self.key)
-        if self.format == "binary":
-            return _CopyFile(BINARY_HEADER, BINARY_TRAILER)
-        return _CopyFile(csv_header([column.name for column in self.columns]), b"")
+        return _CopyFile(*ends(self.format, [column.name for column in self.columns]))
 
 
 class PartStore:
     """Stores the parts of one attempt, for all of its writers. `prefix` is called before each part:
-    the first call takes the fence, before anything is stored. `on_stored` is called after it, with
-    the bytes that the lake has acknowledged. Of several processes that store parts of one attempt,
-    each counts from a `first` of its own."""
+    the first call takes the fence, before anything is stored. `on_rows` is called with rows as they
+    come, `on_stored` with each part that the lake has acknowledged. Of several processes that store
+    parts of one attempt, each counts from a `first` of its own."""
 
     def __init__(
         self,
@@ -153,10 +158,12 @@ class PartStore:
         layout: Layout,
         progress: Progress,
         stem: Literal["part", "gone"] = "part",
-        on_stored: Callable[[Part, bytes], None] = lambda part, data: None,
+        on_rows: Callable[[bytes], None] = lambda rows: None,
+        on_stored: Callable[[Part], None] = lambda part: None,
         first: int = 0,
     ):
         return_large_blocks()
+        self.on_rows = on_rows
         self._on_stored = on_stored
         self._stem = stem
         self._lake = lake
@@ -172,13 +179,12 @@ class PartStore:
         # No lock: `next` of a counter is one step in CPython, and so is the list's `append`.
         number = next(self._numbers)
         name = f"{self._prefix()}/{self._stem}-{number:05d}.{_SUFFIXES[self.layout.format]}"
-        self._lake.put(name, data)
+        sha256 = self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))
         self._progress(None, sum(self._sizes))
-        sha256 = hashlib.sha256(data).hexdigest()
         part = Part(name=name, bytes=len(data), sha256=sha256, content_bytes=content_bytes)
-        self._on_stored(part, data)
+        self._on_stored(part)
         return part
 
 
@@ -187,18 +193,11 @@ class PartWriter:
 
     A part is stored when the next one begins, and the last one by `finish`: a table of one part
     that has not changed since the last load is never stored. `content` is updated with all rows,
-    where the caller needs their hash. The first part has at least `first_bytes`, each further one
-    twice as many, up to PART_BYTES. Every method raises what storing a part raised.
+    where the caller needs their hash. Every method raises what storing a part raised.
     """
 
-    def __init__(
-        self,
-        store: PartStore,
-        content: hashlib._Hash | None = None,
-        first_bytes: int = PART_BYTES,
-    ):
+    def __init__(self, store: PartStore, content: hashlib._Hash | None = None):
         self._store = store
-        self._part_bytes = min(first_bytes, PART_BYTES)
         self._content = content
         self._blocks: list[bytes] = []
         self._waiting = 0  # bytes in _blocks
@@ -262,13 +261,13 @@ class PartWriter:
             return
         if self._content:
             self._content.update(data)
+        self._store.on_rows(data)
         if self._open is None:
             self._store_full()
             self._open = self._store.layout.encoder()
         self._open.add(data)
-        if self._open.size >= self._part_bytes:
+        if self._open.size >= PART_BYTES:
             self._close(self._open)
-            self._part_bytes = min(2 * self._part_bytes, PART_BYTES)
 
     def _close(self, encoder: Encoder) -> None:
         stored = encoder.finish()

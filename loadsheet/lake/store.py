@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,9 +25,7 @@ from loadsheet.redact import on_one_line
 
 _log = logging.getLogger(__name__)
 
-# S3's lower limit for the parts of a multipart upload. By default the SDK cuts an object into parts
-# of this size, and sends three requests where one is enough.
-_LEAST_PART_BYTES = 5 << 20
+_HASH_DIGITS = 64
 _CONTENT_TYPES = {
     "json": "application/json",
     "zst": "application/zstd",
@@ -86,20 +84,22 @@ class Lake:
                 raise
         return True
 
-    def put(self, name: str, data: bytes) -> None:
-        """Store `data` as the object `name`."""
+    def put(self, name: str, data: bytes) -> str:
+        """Store `data` as the object `name`, and return its SHA-256."""
         _log.debug("storing %s/%s, %d bytes", self.bucket, name, len(data))
         suffix = name.rpartition(".")[2]
+        headers: dict[str, Any] = {
+            "Content-Type": _CONTENT_TYPES.get(suffix, "application/octet-stream")
+        }
         with self._asked("s3:PutObject", name):
-            self._client.put_object(
-                bucket_name=self.bucket,
-                object_name=name,
-                data=io.BytesIO(data),
-                length=len(data),
-                content_type=_CONTENT_TYPES.get(suffix, "application/octet-stream"),
-                part_size=max(len(data), _LEAST_PART_BYTES),
-                num_parallel_uploads=1,
+            # As the SDK's put_object sends an object in one piece. It adds its headers to ours.
+            self._client._execute(
+                "PUT", self.bucket, name, body=data, headers=headers, no_body_trace=True
             )
+        # The hash that the SDK has signed: of 250 MB it takes 0.14 s of CPU. It signs none over
+        # https, nor for who has no key.
+        signed = headers.get("x-amz-content-sha256", "")
+        return signed if len(signed) == _HASH_DIGITS else hashlib.sha256(data).hexdigest()
 
     def get(self, name: str, most: int, version: str | None = None) -> bytes | None:
         """The bytes of the object `name`; None when there is none. Of an object that has more than

@@ -75,6 +75,18 @@ def copy_in(
     return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN ({', '.join(options)})"
 
 
+def wire_of(format: FileFormat) -> WireFormat:
+    """What COPY reads for parts of this format."""
+    return "binary" if format == "binary" else "csv"
+
+
+def ends(format: FileFormat, columns: Sequence[str]) -> tuple[bytes, bytes]:
+    """What COPY FROM expects before and after the rows."""
+    if wire_of(format) == "binary":
+        return BINARY_HEADER, BINARY_TRAILER
+    return csv_header(columns), b""
+
+
 def csv_header(columns: Sequence[str]) -> bytes:
     """The csv header line: every name quoted, so that it is read back exactly."""
     return (",".join(ident(name) for name in columns) + "\n").encode()

@@ -3,7 +3,7 @@ transaction's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 from loadsheet.lake.manifest import Manifest, Part
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
-from loadsheet.lake.unpacking import unpack
 from loadsheet.postgres import Session
-from loadsheet.sql.copying import FileFormat
+from loadsheet.sql.copying import FileFormat, ends
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
-from loadsheet.warehouse.copying_in import Arriving, copy_part, copy_parts
+from loadsheet.warehouse.copying_in import Arriving, copy_blocks, copy_parts
 
 
 class NotAsForeseen(Exception):
@@ -29,7 +28,8 @@ class Arrival:
     temporary one where its rows are to be merged, and a permanent one where it is to become the
     target.
 
-    Parts may arrive before there is a manifest (`copy_early`). `copy` compares them with it.
+    Rows may arrive before there is a manifest (`copy_early`); `early` are the parts that they are
+    in. `refuse_unforeseen` compares them with it.
     """
 
     def __init__(
@@ -45,13 +45,8 @@ class Arrival:
         self.target = target
         self.columns = tuple(columns)
         self.format = format
-        self._early: list[Part] = []
-        self._early_rows = 0
-
-    @property
-    def early(self) -> int:
-        """The parts that have arrived before there was a manifest."""
-        return len(self._early)
+        self.early: Sequence[Part] = ()
+        self._early_rows = self._early_bytes = 0
 
     def create(self, kept: Mapping[str, str], statement: str = "CREATE TABLE") -> None:
         """Create the table, with the columns `kept` that only the target has: nothing arrives in
@@ -70,14 +65,20 @@ class Arrival:
             added = ", ".join(f"ADD COLUMN {ident(name)} {kind}" for name, kind in kept.items())
             self.session.execute(f"ALTER TABLE {self.table.sql} {added}")
 
-    def copy_early(self, part: Part, stored: bytes) -> None:
-        """Copy a part that the lake has acknowledged, from the bytes that it has got."""
-        blocks = unpack(part, stored)
-        names = [column.name for column in self.columns]
-        self._early_rows += copy_part(
-            self.session, self.table, self.target, names, self.format, blocks
+    def copy_early(self, blocks: Iterable[bytes]) -> None:
+        """Copy rows that are on their way into the lake. Raises as `copying_in.copy_blocks`."""
+        head, tail = self._ends
+
+        def stream() -> Iterator[bytes]:
+            yield head
+            for block in blocks:
+                self._early_bytes += len(block)
+                yield block
+            yield tail
+
+        self._early_rows = copy_blocks(
+            self.session, self.table, self.target, self._names, self.format, stream()
         )
-        self._early.append(part)
 
     def refuse_unforeseen(self, schema: str, manifest: Manifest) -> None:
         """Raises NotAsForeseen unless the load needs a table of this schema, with these columns,
@@ -87,21 +88,32 @@ class Arrival:
         if (self.columns, self.format) != (manifest.columns, manifest.format):
             raise NotAsForeseen("the manifest has other columns")
         listed = {part.name: part for part in manifest.parts}
-        if any(listed.get(part.name) != part for part in self._early):
+        if any(listed.get(part.name) != part for part in self.early):
             raise NotAsForeseen("the manifest has other parts")
+        around = sum(map(len, self._ends))
+        if self._early_bytes != sum((part.content_bytes or 0) - around for part in self.early):
+            raise NotAsForeseen("the parts in the manifest have other rows")
 
     def copy(self, lake: Lake, manifest: Manifest, progress: Progress) -> None:
         """Copy the manifest's rows that have not arrived yet. Raises as `copying_in.copy_parts`."""
-        early = {part.name for part in self._early}
+        early = {part.name for part in self.early}
         arriving = Arriving(
             parts=[part for part in manifest.parts if part.name not in early],
             rows=manifest.rows,
             format=self.format,
-            columns=[column.name for column in self.columns],
+            columns=self._names,
             rows_before=self._early_rows,
-            bytes_before=sum(part.bytes for part in self._early),
+            bytes_before=sum(part.bytes for part in self.early),
         )
         copy_parts(self.session, lake, arriving, self.table, self.target, progress)
+
+    @property
+    def _names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def _ends(self) -> tuple[bytes, bytes]:
+        return ends(self.format, self._names)
 
 
 @dataclass(frozen=True, kw_only=True)

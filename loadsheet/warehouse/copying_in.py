@@ -14,7 +14,7 @@ from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.parts import Progress, read_parts
 from loadsheet.postgres import Session
-from loadsheet.sql.copying import FileFormat, WireFormat, copy_in
+from loadsheet.sql.copying import FileFormat, copy_in, wire_of
 from loadsheet.sql.text import Relation
 from loadsheet.wording import counted
 
@@ -52,7 +52,7 @@ def copy_parts(
     # Closed after an error, too, so that no fetch is in progress when the step ends.
     with closing(read_parts(lake, arriving.parts)) as parts:
         for part, blocks in parts:
-            rows += copy_part(session, table, target, arriving.columns, arriving.format, blocks)
+            rows += copy_blocks(session, table, target, arriving.columns, arriving.format, blocks)
             size += part.bytes
             progress(rows, size)
             reach("load.part_copied")
@@ -64,7 +64,7 @@ def copy_parts(
         )
 
 
-def copy_part(
+def copy_blocks(
     session: Session,
     table: Relation,
     target: Relation,
@@ -72,15 +72,14 @@ def copy_part(
     format: FileFormat,
     blocks: Iterable[bytes],
 ) -> int:
-    """Copy one part into `table`, on its way to `target`, and return its rows.
+    """Copy what one COPY reads into `table`, on its way to `target`, and return its rows.
 
     Raises Refused when the target's types cannot hold them.
     """
-    wire: WireFormat = "binary" if format == "binary" else "csv"
     # Frozen rows spare the server a later vacuum; a temporary table ends with the transaction.
     freeze = table.schema != "pg_temp"
     version = session.info.server_version
-    statement = copy_in(table.sql, columns, wire, version, freeze=freeze)
+    statement = copy_in(table.sql, columns, wire_of(format), version, freeze=freeze)
     try:
         with session.cursor() as cursor:
             with cursor.copy(statement) as copy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from airflow.utils.state import State
 from loadsheet.airflow import operators
 from loadsheet.airflow.factory import build_dag
 from loadsheet.airflow.operators import StepOperator
-from loadsheet.engine import seal, shared_reading, table_step
+from loadsheet.engine import early, seal, shared_reading, table_step
 from loadsheet.errors import Unavailable
 from loadsheet.lake import parts
 from loadsheet.plan import dag_config
@@ -191,15 +191,16 @@ def test_the_load_begins_while_the_table_is_extracted(
 ) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 4096)
     monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(early, "_FIRST_BYTES", 8192)
     arrived = threading.Event()
     copy_early = Arrival.copy_early
 
-    def copy(arrival: Arrival, *part: Any) -> None:
-        copy_early(arrival, *part)
+    def copy(arrival: Arrival, blocks: Iterator[bytes]) -> None:
+        copy_early(arrival, blocks)
         arrived.set()
 
     monkeypatch.setattr(Arrival, "copy_early", copy)
-    # The attempt is sealed when the first part has arrived: a thread of its own copies it.
+    # The attempt is sealed when the rows have arrived: a thread of its own copies them.
     monkeypatch.setattr(seal, "reach", lambda point: arrived.wait(20 if overlaps else 0))
     shop.in_source("INSERT INTO item SELECT generate_series(100, 9000)")
     tables = {"item": {"incremental": "at", "overlap": overlaps}}

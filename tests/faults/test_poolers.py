@@ -19,7 +19,7 @@ from loadsheet import postgres
 from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import watch
-from loadsheet.engine import snapshot
+from loadsheet.engine import early, snapshot
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake import parts
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
@@ -541,13 +541,14 @@ def test_a_load_begins_early_only_where_the_pool_has_another_session(
     """Otherwise the extraction could not seal what it has read."""
     monkeypatch.setattr(parts, "PART_BYTES", 4096)
     monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(early, "_FIRST_BYTES", 8192)
     monkeypatch.setattr(turn, "_GIVE_WAY_SECONDS", 0.5)
     arrived: list[str] = []
     copy_early = Arrival.copy_early
 
-    def copy(arrival: Arrival, part: parts.Part, stored: bytes) -> None:
-        copy_early(arrival, part, stored)
-        arrived.append(part.name)
+    def copy(arrival: Arrival, blocks: Iterator[bytes]) -> None:
+        copy_early(arrival, blocks)
+        arrived.append(arrival.table.schema)
 
     monkeypatch.setattr(Arrival, "copy_early", copy)
     project.in_source(

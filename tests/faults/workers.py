@@ -89,7 +89,7 @@ def _work(
     range_rows: int,
 ) -> None:
     from loadsheet.cli.main import main
-    from loadsheet.engine import fill
+    from loadsheet.engine import early, fill
     from loadsheet.lake import parts
     from loadsheet.source import stream
 
@@ -100,6 +100,7 @@ def _work(
         # of those that the source sends.
         parts.PART_BYTES, parts.BLOCK_BYTES = part_bytes, min(4 * part_bytes, parts.BLOCK_BYTES)
         stream._BLOCK_BYTES = min(part_bytes, stream._BLOCK_BYTES)
+        early._FIRST_BYTES = min(part_bytes, early._FIRST_BYTES)
     if range_rows:
         fill.ROWS_PER_RANGE = range_rows
     sys.argv = ["loadsheet", *command]
