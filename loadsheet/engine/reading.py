@@ -150,8 +150,9 @@ def read_and_store(
         is_range = len(conditions) > 1
         select = select_rows(described.relation, described.columns, tests, is_range)
         # The last part of a single range waits in memory: the table may turn out to be unchanged,
-        # and then nothing is stored. Of several ranges each last part is stored at once.
-        at_end = writer.finish if is_range else writer.end
+        # and then nothing is stored. That of several ranges, or of what is loaded meanwhile, is
+        # stored at once.
+        at_end = writer.finish if is_range or is_loaded_meanwhile else writer.end
         jobs.append(stream.Job(select, writer.take, at_end))
     statements = {}
     for number, job in enumerate(jobs, start=1):

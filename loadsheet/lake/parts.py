@@ -222,6 +222,21 @@ class PartWriter:
 
         Raises Corrupt when the stream lacks its end.
         """
+        self._end_rows()
+        self._wait_for_uploads()
+
+    def finish(self) -> None:
+        """End, and store the last part. A second call does nothing."""
+        self._end_rows()
+        self._store_full()
+        self._wait_for_uploads()
+        self._uploads.shutdown()
+
+    def abandon(self) -> None:
+        """Store nothing more. Returns when no upload is in progress."""
+        self._uploads.shutdown(cancel_futures=True)
+
+    def _end_rows(self) -> None:
         if self._has_ended:
             return
         self._has_ended = True
@@ -234,18 +249,6 @@ class PartWriter:
         self._add(data)
         if self._open:
             self._close(self._open)
-        self._wait_for_uploads()
-
-    def finish(self) -> None:
-        """End, and store the last part. A second call does nothing."""
-        self.end()
-        self._store_full()
-        self._wait_for_uploads()
-        self._uploads.shutdown()
-
-    def abandon(self) -> None:
-        """Store nothing more. Returns when no upload is in progress."""
-        self._uploads.shutdown(cancel_futures=True)
 
     def _take_blocks(self) -> bytes:
         data = b"".join(self._blocks)

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadsheet.lake.manifest import Manifest, Part
 from loadsheet.lake.parts import Progress
-from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.sql.copying import FileFormat, ends
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
 from loadsheet.warehouse.copying_in import Arriving, copy_blocks, copy_parts
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 
 class NotAsForeseen(Exception):
