@@ -77,6 +77,8 @@ class _Pipe:
         """Add a block, and wait until there is room for the next. False where there is none for
         too long, or the pipe was shut."""
         with self._changed:
+            if self._is_shut:
+                return False
             self._blocks.append(block)
             self._added += len(block)
             self._changed.notify_all()
