@@ -307,7 +307,9 @@ class EarlyLoad:
             with suppress(OSError, psycopg.Error):
                 self._session.shut()
         self._thread.join(_ENDING_SECONDS)
-        self._roll_back()
+        # One that hangs within COPY has the session's lock. It rolls back when it wakes.
+        if not self._thread.is_alive():
+            self._roll_back()
 
     def _work(self) -> None:
         """What the thread does."""
