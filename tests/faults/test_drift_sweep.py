@@ -176,10 +176,14 @@ def some(chance: random.Random, few: int = 4) -> list[str]:
 def between_looking_and_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change comes after the extraction has decided what to read, before it locks the table."""
     decide = extract_step.selection.decide
+    changed: set[str] = set()
 
     def decided(session: Any, table: Any, *more: Any, **options: Any) -> Any:
         reading = decide(session, table, *more, **options)
-        sweep.change(table.name)
+        # Once: an extraction that finds the change decides again.
+        if table.name not in changed:
+            changed.add(table.name)
+            sweep.change(table.name)
         return reading
 
     monkeypatch.setattr(extract_step.selection, "decide", decided)
