@@ -60,36 +60,30 @@ class _Dropped(Exception):
 
 
 class _Pipe:
-    """Blocks of rows, on their way from the threads that read them to the one that loads them."""
+    """Blocks of rows, on their way from the thread that reads them to the one that loads them."""
 
     def __init__(self) -> None:
         self._blocks: deque[bytes] = deque()
         self._changed = threading.Condition()
-        self._has_ended = self._is_shut = False
-        self._added = self._taken = 0  # bytes
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that were added and not taken yet."""
-        return self._added - self._taken
+        self._has_ended = False
+        self.is_shut = False
+        """Whether the blocks are of no use any more."""
+        self.waiting = 0
+        """Bytes that were added and not copied yet."""
 
     def put(self, block: bytes) -> bool:
         """Add a block, and wait until there is room for the next. False where there is none for
         too long, or the pipe was shut."""
         with self._changed:
-            if self._is_shut:
+            if self.is_shut:
                 return False
             self._blocks.append(block)
-            self._added += len(block)
+            self.waiting += len(block)
             self._changed.notify_all()
-            while self.waiting >= _MOST_WAITING_BYTES and not self._is_shut:
-                if not self._changed.wait_for(self._goes_on(), _PATIENCE_SECONDS):
+            while self.waiting >= _MOST_WAITING_BYTES and not self.is_shut:
+                if not self._changed.wait(_PATIENCE_SECONDS):
                     return False
-            return not self._is_shut
-
-    def _goes_on(self) -> Callable[[], bool]:
-        taken = self._taken
-        return lambda: self._is_shut or self._taken > taken
+            return not self.is_shut
 
     def end(self) -> None:
         """There are no more blocks."""
@@ -100,7 +94,7 @@ class _Pipe:
     def shut(self) -> None:
         """No blocks are taken or added any more: those who wait go on."""
         with self._changed:
-            self._is_shut = True
+            self.is_shut = True
             self._blocks.clear()
             self._changed.notify_all()
 
@@ -109,17 +103,17 @@ class _Pipe:
         shut."""
         while True:
             with self._changed:
-                while not self._blocks and not self._has_ended and not self._is_shut:
+                while not self._blocks and not self._has_ended and not self.is_shut:
                     if not self._changed.wait(_PATIENCE_SECONDS):
                         raise _Dropped("the source sends no rows")
-                if self._is_shut:
+                if self.is_shut:
                     raise _Dropped("it was ended")
                 if not self._blocks:
                     return
                 block = self._blocks.popleft()
             yield block
             with self._changed:
-                self._taken += len(block)
+                self.waiting -= len(block)
                 self._changed.notify_all()
             reach("early.block_copied")
 
@@ -200,7 +194,7 @@ class EarlyLoad:
         self._fence = fence
         self.is_expected = False
         """Whether rows may be offered."""
-        self._is_kept = self._has_failed = False
+        self._is_kept = False
         self._opened = ExitStack()
         """The session."""
         self._transaction = ExitStack()
@@ -209,6 +203,10 @@ class EarlyLoad:
         self._rows = _Pipe()
         self._parts: list[Part] = []
         self._thread: threading.Thread | None = None
+
+    @property
+    def _has_failed(self) -> bool:
+        return self._rows.is_shut
 
     def __enter__(self) -> EarlyLoad:
         return self
@@ -249,10 +247,13 @@ class EarlyLoad:
     def _start(self) -> None:
         assert self._loads
         # Here, because a pool's only session may be the load's afterwards.
-        self._taken_fence = self._fence()
+        fence = self._fence()
         # A daemon: a process that ends must not wait for a warehouse that stands still.
         self._thread = threading.Thread(
-            target=copy_context().run, args=(self._work,), name="loadsheet-early", daemon=True
+            target=copy_context().run,
+            args=(self._work, fence),
+            name="loadsheet-early",
+            daemon=True,
         )
         self._loads.add(self)
         self._thread.start()
@@ -300,7 +301,6 @@ class EarlyLoad:
     def _end(self) -> None:
         """Roll back what has begun. Returns when the thread has ended, unless it hangs."""
         assert self._thread
-        self._has_failed = True
         self._rows.shut()
         if self._session:
             # It may be waiting for the server.
@@ -311,17 +311,16 @@ class EarlyLoad:
         if not self._thread.is_alive():
             self._roll_back()
 
-    def _work(self) -> None:
+    def _work(self, fence: int) -> None:
         """What the thread does."""
         assert self._loads
         try:
-            arrival = self._begin(self._loads)
+            arrival = self._begin(self._loads, fence)
             arrival.copy_early(self._rows.blocks())
             self._arrival = arrival
             reach("early.copied")
         # Whatever it is, the load step meets it again, if it is not over by then.
         except Exception as error:
-            self._has_failed = True
             self._rows.shut()
             _log.info("%s: not loaded early: %s", self._target, summary(error))
         if self._has_failed:
@@ -330,7 +329,7 @@ class EarlyLoad:
             # still being opened.
             self._roll_back()
 
-    def _begin(self, loads: EarlyLoads) -> Arrival:
+    def _begin(self, loads: EarlyLoads, fence: int) -> Arrival:
         """Open the transaction and make the table that rows arrive in."""
         session = self._opened.enter_context(loads.spare())
         self._session = session
@@ -350,7 +349,7 @@ class EarlyLoad:
             replaces=self._selected.action == "replace" and not keeps_deleted(table),
         )
         self._transaction.enter_context(session.transaction())
-        older_sessions.name(session, self._pipeline, table.name, target, self._taken_fence)
+        older_sessions.name(session, self._pipeline, table.name, target, fence)
         if turn.takes_all_sessions(session, loads.probe):
             raise _Dropped("the warehouse gives no further session")
         # No load gets this number: that is drawn under the target's lock.

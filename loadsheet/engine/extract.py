@@ -2,7 +2,7 @@
 
 The fence is taken late, just before the first object is stored: an attempt that finds nothing new
 writes nothing and overtakes no other run. Parts are stored while others are filled, so the thread
-that takes the fence is usually an upload thread.
+that takes the fence is usually an upload thread; the one that reads, where the load begins early.
 
     step's thread                          upload thread of a PartWriter
     read_scope: what is already loaded
@@ -306,8 +306,8 @@ def _read_and_seal(
         on_stored=early.stored,
     )
     copied = snapshot.copy_rows(attempt, source, expected, rows, store, early)
-    # The last part is stored after the source's transaction: an open snapshot keeps the source
-    # from cleaning up dead rows.
+    # A last part that may hold nothing new is stored after the source's transaction: an open
+    # snapshot keeps the source from cleaning up dead rows.
     reach("extract.copied")
     if not copied.found.is_news and news.is_nothing_new(attempt, copied.rows, copied.upload):
         _end_without_news(attempt, source, copied)

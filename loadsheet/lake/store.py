@@ -25,7 +25,7 @@ from loadsheet.redact import on_one_line
 
 _log = logging.getLogger(__name__)
 
-_HASH_DIGITS = 64
+_HASH_DIGITS = 64  # of a SHA-256
 _CONTENT_TYPES = {
     "json": "application/json",
     "zst": "application/zstd",

@@ -551,52 +551,56 @@ def test_a_part_that_is_damaged_before_it_is_read_from_the_lake_is_noticed(
     assert is_right(loaded, "merged")
 
 
-def with_other_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is taken for one with the hash of other bytes, as if the lake had other ones."""
-    stored = EarlyLoad.stored
-
-    def other(load: EarlyLoad, part: parts.Part) -> None:
-        stored(load, replace(part, sha256=secrets.token_hex(32)))
-
-    monkeypatch.setattr(EarlyLoad, "stored", other)
-
-
-def test_parts_that_are_not_those_of_the_manifest_are_not_loaded(
-    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_other_parts(monkeypatch)
-    committed: list[int] = []
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each load whose rows were accepted: how many of its parts had arrived early."""
+    found = []
     copy = Arrival.copy
 
     def watched(arrival: Arrival, *of: object) -> None:
-        committed.append(len(arrival.early))
+        found.append(len(arrival.early))
         copy(arrival, *of)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Arrival, "copy", watched)
+    return found
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[parts.Part]:
+    """Each part is taken for one with the hash of other bytes, as if the lake had other ones."""
+    found = []
+    stored = EarlyLoad.stored
+
+    def other(load: EarlyLoad, part: parts.Part) -> None:
+        found.append(replace(part, sha256=secrets.token_hex(32)))
+        stored(load, found[-1])
+
+    monkeypatch.setattr(EarlyLoad, "stored", other)
+    return found
+
+
+def test_parts_that_are_not_those_of_the_manifest_are_not_loaded(
+    loaded: Project, begun: Early, others: list[parts.Part], committed: list[int]
+) -> None:
     loaded.succeed(**only("merged"))
-    assert begun.schemas and committed == [0]
+    assert begun.schemas and others and committed == [0]
     assert is_right(loaded, "merged")
 
 
 def test_without_the_comparison_they_are_loaded(
-    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
+    loaded: Project,
+    begun: Early,
+    others: list[parts.Part],
+    committed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with_other_parts(monkeypatch)
     monkeypatch.setattr(Arrival, "refuse_unforeseen", lambda *of: None)
-    committed: list[int] = []
-    copy = Arrival.copy
-
-    def watched(arrival: Arrival, *of: object) -> None:
-        committed.append(len(arrival.early))
-        copy(arrival, *of)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Arrival, "copy", watched)
     loaded.succeed(**only("merged"))
-    assert committed != [0]
+    assert begun.schemas and committed == [len(others)] and committed != [0]
 
 
 def test_rows_that_the_parts_have_and_the_load_has_not_are_noticed(
-    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
+    loaded: Project, begun: Early, committed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = _Pipe.put
     left_out: list[int] = []
@@ -608,14 +612,6 @@ def test_rows_that_the_parts_have_and_the_load_has_not_are_noticed(
         return True
 
     monkeypatch.setattr(_Pipe, "put", lose)
-    committed: list[int] = []
-    copy = Arrival.copy
-
-    def watched(arrival: Arrival, *of: object) -> None:
-        committed.append(len(arrival.early))
-        copy(arrival, *of)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Arrival, "copy", watched)
     loaded.succeed(**only("merged"))
     assert begun.schemas and left_out and committed == [0]
     assert is_right(loaded, "merged")
