@@ -355,7 +355,7 @@ class EarlyLoad:
         # No load gets this number: that is drawn under the target's lock.
         place = Relation(schema, f"_loadsheet_{ledger.draw_number(session)}")
         arrival = Arrival(session, place, target, self._described.columns, self._format)
-        arrival.create({})
+        arrival.create({}, self._key if self._described.key_is_enforced else ())
         reach("early.begun")
         return arrival
 

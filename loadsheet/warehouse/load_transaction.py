@@ -322,7 +322,8 @@ class LoadTransaction:
             table = Relation(schema, f"_loadsheet_{self.load_no}")
             columns, format = self.manifest.columns, self.manifest.format
             arrival = Arrival(self.session, table, self.target, columns, format)
-            arrival.create(kept, self.create_table)
+            key = self.manifest.key if self.manifest.key_is_enforced else ()
+            arrival.create(kept, key, self.create_table)
         arrival.copy(self.lake, self.manifest, self.progress)
         if self.manifest.key and not self.manifest.key_is_enforced:
             self._drop_duplicates(arrival.table)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import urllib3
 
@@ -264,6 +265,50 @@ def calls_for(project: Project, rows: int) -> int:
     project.in_source(f"INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
     project.spec({"big": None})
     return calls(lambda: project.succeed(full_refresh="all"))
+
+
+NO_SCAN_MORE = "a table whose new rows were read once, for its key"
+READ = "SELECT seq_scan FROM pg_stat_user_tables WHERE schemaname = 'staging' AND relname = %s"
+
+
+def test_the_key_of_a_new_table_looks_for_no_nulls_where_the_source_enforces_it(
+    project: Project,
+) -> None:
+    """The key is a fifth faster: its columns are NOT NULL before rows arrive. In a table whose key
+    only the spec knows, rows are read for it, too, and for duplicates."""
+    rows = "SELECT i, md5(i::text), now() - interval '1 day' FROM generate_series(1, 500) i"
+    columns = "(id int {}, what text, at timestamptz)"
+    project.in_source(
+        f"CREATE TABLE kept {columns.format('PRIMARY KEY')}; INSERT INTO kept {rows};"
+        f"CREATE TABLE trusted {columns.format('')}; INSERT INTO trusted {rows}"
+    )
+    project.spec({"kept": None, "trusted": {"primary_key": ["id"]}})
+    for _ in range(2):  # a first load, and one that replaces the table
+        project.succeed(full_refresh="all")
+        wait_until(lambda: project.in_warehouse(READ, "kept") == [(1,)], NO_SCAN_MORE)
+        wait_until(lambda: project.in_warehouse(READ, "trusted") > [(1,)], "a table read again")
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_key_that_fits_into_memory_is_built_by_several_processes_where_nothing_else_is_loaded(
+    project: Project, is_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = []
+    execute = PinnedCursor.execute
+
+    def watched(self: Any, query: Any, *args: Any, **more: Any) -> Any:
+        if "staging" in str(query) and "ADD PRIMARY KEY" in str(query):
+            workers.extend(execute(self, "SHOW max_parallel_maintenance_workers").fetchone() or ())
+        return execute(self, query, *args, **more)
+
+    monkeypatch.setattr(PinnedCursor, "execute", watched)
+    project.in_source("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)")
+    project.spec({"item": None})
+    with psycopg.connect(project.uri("warehouse")) as other:
+        if not is_alone:
+            other.execute("SET application_name = 'loadsheet:load:another'")
+        project.succeed()
+    assert workers == ["2" if is_alone else "0"]
 
 
 HISTOGRAM = """

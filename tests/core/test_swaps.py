@@ -186,3 +186,22 @@ def test_a_mart_that_another_session_has_locked_is_no_error_of_the_plan(shop: Pr
         step = plan(shop)["steps"]["transform.transform_copy"]
     assert step["does"] == "built in full: item is rebuilt"
     assert any("another session has locked" in remark["message"] for remark in step["remarks"])
+
+
+def test_no_constraint_is_named_after_the_table_that_rows_arrived_in(project: Project) -> None:
+    """From PostgreSQL 18 on, NOT NULL has a name."""
+    project.in_source(
+        "CREATE TABLE item (id int, part text, PRIMARY KEY (id, part));"
+        "INSERT INTO item VALUES (1, 'a')"
+    )
+    project.spec({"item": None})
+    for _ in range(2):  # a first load, and one that replaces the table
+        project.succeed(full_refresh="all")
+        names = project.in_warehouse(
+            "SELECT conname::text FROM pg_constraint"
+            " WHERE conrelid = 'staging.item'::regclass ORDER BY 1"
+        )
+        version = project.in_warehouse("SELECT current_setting('server_version_num')::int")[0][0]
+        not_null = ["item__load_id_not_null", "item_id_not_null", "item_part_not_null"]
+        expected = [*(not_null if version >= 180000 else []), "item_pkey"]
+        assert [name for (name,) in names] == expected
