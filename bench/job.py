@@ -61,17 +61,20 @@ class Contender:
     """Columns that it is known to carry wrongly: not compared, but said."""
 
 
-def limit() -> Contender:
-    """psql | psql, binary, into bare tables, then their keys."""
+def limit(with_lake: bool = False) -> Contender:
+    """psql | psql, binary, into bare tables, then their keys; `with_lake` also through zstd into
+    the lake."""
 
     def command(world: World, job: Job) -> Command:
-        return [sys.executable, "-m", "bench.limit", str(job.write(job.state / "job.json"))], dict(
-            os.environ
-        )
+        if with_lake:
+            job = replace(job, options=job.options | {"lake": world.s3 | {"bucket": "limit"}})
+        file = job.write(job.state / "job.json")
+        return [sys.executable, "-m", "bench.limit", str(file)], dict(os.environ)
 
-    return Contender(
-        "limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time"
-    )
+    name, note = "limit", "psql COPY | psql COPY, binary, then the keys, two tables at a time"
+    if with_lake:
+        name, note = "limit with a lake", f"{note}; psql COPY | tee | zstd -1, then curl, as well"
+    return Contender(name, command, note)
 
 
 def ours(wire: str = "auto", keys: dict[str, Any] | None = None, **tasks: Any) -> Contender:
@@ -116,10 +119,10 @@ def peer(name: str, **options: Any) -> Contender:
 
 
 def by_name(name: str) -> Contender:
-    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `no overlap` is auto with
-    `overlap: false`."""
-    if name == "limit":
-        return limit()
+    """`limit`, `limit with a lake`, a peer, or a format of ours: auto, binary, csv, parquet; `no
+    overlap` is auto with `overlap: false`."""
+    if name in ("limit", "limit with a lake"):
+        return limit(with_lake=name != "limit")
     if name == "no overlap":
         alone = ours(keys={"overlap": False})
         return replace(alone, name="loadsheet auto, no overlap", note=f"{alone.note}, then loaded")
