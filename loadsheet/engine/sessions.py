@@ -207,7 +207,12 @@ class KeptServers(Servers):
         return connect_warehouse(self._find(self._pipeline.warehouse.conn_id))
 
     def close(self) -> None:
-        """Close the sessions that are not in use."""
+        """Close the sessions that are not in use, and the connections to the lake."""
+        self._close_idle()
+        if "lake" in vars(self):
+            self.lake.close()
+
+    def _close_idle(self) -> None:
         for connect in self._idle:
             while session := self._pop_idle(connect):
                 session.close()
@@ -220,7 +225,7 @@ class KeptServers(Servers):
     def _make_room(self, connect: Connect) -> PinnedSession | None:
         session = self._take_idle(connect)
         if session is None:
-            self.close()
+            self._close_idle()
             if self.early:
                 self.early.drop_all()
         return session

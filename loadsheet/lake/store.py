@@ -66,9 +66,13 @@ class Lake:
         self.bucket = bucket
         self._conn_id = connection.conn_id
         self._settings = s3_settings(connection)
-        http = pool(self._settings)
-        self._keys = provider(self._settings, http)
-        self._client = _client(self._settings, http, self._keys)
+        self._http = pool(self._settings)
+        self._keys = provider(self._settings, self._http)
+        self._client = _client(self._settings, self._http, self._keys)
+
+    def close(self) -> None:
+        """Close the connections that no request uses. A later request opens another."""
+        self._http.clear()
 
     def create_bucket(self, prefix: str) -> bool:
         """Create the bucket. Returns False when it exists already, by a listing of `prefix`."""

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -265,6 +266,26 @@ def calls_for(project: Project, rows: int) -> int:
     project.in_source(f"INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
     project.spec({"big": None})
     return calls(lambda: project.succeed(full_refresh="all"))
+
+
+def lines_to(port: int) -> int:
+    """How many connections this process has open to a local server."""
+    opened = {file.readlink().name for file in Path("/proc/self/fd").iterdir() if file.is_symlink()}
+    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    inodes = {
+        f"socket:[{line[9]}]" for line in lines if int(line[2].rpartition(":")[2], 16) == port
+    }
+    return len(opened & inodes)
+
+
+def test_a_run_leaves_no_connection_to_the_lake_open(project: Project) -> None:
+    """A program may run a pipeline again and again: it had one more file open after each."""
+    project.in_source("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)")
+    project.spec({"item": None})
+    port = urlsplit(project.connections("lake").extra["endpoint_url"]).port or 0
+    before = lines_to(port)
+    project.succeed()
+    assert lines_to(port) <= before
 
 
 NO_SCAN_MORE = "a table whose new rows were read once, for its key"
