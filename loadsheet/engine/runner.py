@@ -12,13 +12,14 @@ import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
 
 from loadsheet.connections.lookup import Connections
+from loadsheet.engine import sizes
 from loadsheet.engine.both_steps import servers_for_both
 from loadsheet.engine.execute import Verify, execute
 from loadsheet.engine.nothing_new import find_nothing_new
@@ -127,6 +128,8 @@ class _Run:
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
         self._nothing_new: dict[str, Outcome] = {}
+        self._pages: Mapping[str, int] = {}
+        """How large the tables are in the source, where their order matters."""
         self._plan_order = {name: index for index, name in enumerate(self.steps)}
         self._started_at: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -138,6 +141,9 @@ class _Run:
     def run_all(self, pool: ThreadPoolExecutor, parallel: int) -> None:
         """Start every step as soon as possible; returns when all have ended."""
         self._nothing_new = find_nothing_new(self.pipeline, self.request, self.servers)
+        extracted = self._extracted_tables()
+        if len(extracted) > parallel:
+            self._pages = sizes.pages(self.pipeline, extracted, self.servers)
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
         order.prepare()
         running: dict[Future[StepResult | Retry], str] = {}
@@ -162,6 +168,16 @@ class _Run:
                     self.results[name] = result
                     order.done(name)
 
+    def _extracted_tables(self) -> list[str]:
+        """The tables whose extract steps have to look at the source."""
+        return [
+            step.name
+            for step in self.steps.values()
+            if step.kind == "extract"
+            and self.request.wants(step.name)
+            and step.name not in self._nothing_new
+        ]
+
     def _wait_for_any(
         self, running: dict[Future[StepResult | Retry], str]
     ) -> set[Future[StepResult | Retry]]:
@@ -177,14 +193,16 @@ class _Run:
     def _rank(self, step: Step) -> tuple[int, int, int]:
         """The order in which ready steps start, lowest first.
 
-        A load starts before another extract, so that tables arrive early; among loads the largest
+        A load starts before another extract, so that tables arrive early. Of each kind the largest
         starts first, so that it does not run alone at the end. Otherwise in plan order.
         """
         position = self._plan_order[step.id]
         extracted = self._outcome_of_extract(step)
         if extracted:
             return 0, -extracted.counts.get("bytes", 0), position
-        return int(step.kind == "extract"), 0, position
+        if step.kind == "extract":
+            return 1, -self._pages.get(step.name, 0), position
+        return 0, 0, position
 
     def _outcome_of_extract(self, step: Step) -> Outcome | None:
         """What the extract step of a load step has done; None for other steps."""
