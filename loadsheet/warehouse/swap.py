@@ -59,6 +59,7 @@ WHERE pg_relation_size(to_regclass(%s)) < pg_size_bytes('256MB') AND EXISTS (
 )
 """
 
+_LONGEST_NAME = 63  # in bytes
 
 # What a CREATE INDEX can fail with because of the new rows or their types.
 _DOES_NOT_FIT = (
@@ -84,14 +85,16 @@ def rename_new(session: Session, fresh: Relation, target: Relation, key: tuple[s
     """Rename `fresh` to `target`, which does not exist yet, and give it a primary key on `key`."""
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     for column, name in session.execute(_of(_NOT_NULLS, target)).fetchall():
-        if name == _not_null_of(fresh, column):
-            _rename_constraint(session, target, name, _not_null_of(target, column))
+        as_usual = _not_null_of(target, column)
+        # PostgreSQL would cut a longer one, and so give two columns the same.
+        if name == _not_null_of(fresh, column) and len(as_usual.encode()) <= _LONGEST_NAME:
+            _rename_constraint(session, target, name, as_usual)
     # After the rename, because PostgreSQL names a key after its table.
     add_primary_key(session, target, key)
 
 
 def _not_null_of(table: Relation, column: str) -> str:
-    """What PostgreSQL calls the constraint, where the name is not too long."""
+    """What PostgreSQL calls the constraint, where that is not too long for a name."""
     return f"{table.name}_{column}_not_null"
 
 

@@ -64,7 +64,9 @@ def prepare(session: psycopg.Connection[Any]) -> list[tuple[str, str, str]]:
     ).fetchall()
     for table in {table for table, _, _ in columns}:
         for (key,) in session.execute(
-            "SELECT conname::text FROM pg_constraint WHERE conrelid = %s::regclass",
+            # From PostgreSQL 18 on, NOT NULL is one of them, and stays while there is a key.
+            "SELECT conname::text FROM pg_constraint WHERE conrelid = %s::regclass"
+            " ORDER BY contype = 'n'",
             (f"staging.{table}",),
         ).fetchall():
             session.execute(f"ALTER TABLE staging.{table} DROP CONSTRAINT {key}")

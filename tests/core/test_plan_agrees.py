@@ -239,6 +239,7 @@ def test_columns_that_swap_their_names_are_renamed_as_the_plan_says(shop: Projec
 
 
 def test_a_table_that_somebody_locks_is_not_known_and_no_error(shop: Project) -> None:
+    shop.grant()
     with psycopg.connect(shop.source) as session:
         session.execute("LOCK TABLE customer IN ACCESS EXCLUSIVE MODE")
         document = plan(shop)

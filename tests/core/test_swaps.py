@@ -197,11 +197,32 @@ def test_no_constraint_is_named_after_the_table_that_rows_arrived_in(project: Pr
     project.spec({"item": None})
     for _ in range(2):  # a first load, and one that replaces the table
         project.succeed(full_refresh="all")
-        names = project.in_warehouse(
-            "SELECT conname::text FROM pg_constraint"
-            " WHERE conrelid = 'staging.item'::regclass ORDER BY 1"
-        )
         version = project.in_warehouse("SELECT current_setting('server_version_num')::int")[0][0]
         not_null = ["item__load_id_not_null", "item_id_not_null", "item_part_not_null"]
         expected = [*(not_null if version >= 180000 else []), "item_pkey"]
-        assert [name for (name,) in names] == expected
+        assert constraints(project, "item") == expected
+
+
+def test_a_table_whose_names_leave_no_room_for_those_of_constraints_is_loaded(
+    project: Project,
+) -> None:
+    """The key's two columns begin alike: cut to 63 bytes, their constraints had the same name."""
+    table, first, second = "t" * 63, f"{'c' * 62}1", f"{'c' * 62}2"
+    project.in_source(
+        f"CREATE TABLE {table} ({first} int, {second} int, PRIMARY KEY ({first}, {second}));"
+        f"INSERT INTO {table} VALUES (1, 1)"
+    )
+    project.spec({table: None})
+    for _ in range(2):
+        project.succeed(full_refresh="all")
+        assert f"{'t' * 58}_pkey" in constraints(project, table)
+        assert project.differences(table) == 0
+
+
+def constraints(project: Project, table: str) -> list[str]:
+    """The names of the constraints of a staging table."""
+    names = project.in_warehouse(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = %s::regclass ORDER BY 1",
+        f"staging.{table}",
+    )
+    return [name for (name,) in names]
