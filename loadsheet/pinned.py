@@ -22,6 +22,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
+from psycopg.copy import LibpqWriter
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from loadsheet.answers import BROKEN_VALUE, unreadable
@@ -165,6 +166,19 @@ class _ServerCursor(_Reading, psycopg.ServerCursor[Any]):
     """A cursor on the server."""
 
 
+class _Writer(LibpqWriter):
+    """Writes the rows of a COPY. psycopg would log a warning where one that has failed cannot be
+    ended: its session is lost, or was shut to end it."""
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        """As psycopg's. The error that led here is raised, not one of a session that is lost."""
+        try:
+            super().finish(exc)
+        except psycopg.Error:
+            if exc is None:
+                raise
+
+
 class PinnedCursor(_Reading, psycopg.Cursor[Any]):
     """Runs each statement in a transaction with the pinned settings."""
 
@@ -185,6 +199,7 @@ class PinnedCursor(_Reading, psycopg.Cursor[Any]):
         assert isinstance(session, PinnedSession)
         if session.is_idle:
             raise psycopg.ProgrammingError("COPY needs a transaction")
+        kwargs.setdefault("writer", _Writer(self))
         return super().copy(statement, *args, **kwargs)
 
 

@@ -29,7 +29,7 @@ from loadsheet.deadline import remaining
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.pinned import PinnedSession
-from loadsheet.redact import summary
+from loadsheet.redact import on_one_line, summary
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
@@ -57,6 +57,10 @@ _ENDING_SECONDS = 1.0
 
 class _Dropped(Exception):
     """Rolls a transaction back."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _Dropped) else on_one_line(summary(error))
 
 
 class _Pipe:
@@ -107,7 +111,7 @@ class _Pipe:
                     if not self._changed.wait(_PATIENCE_SECONDS):
                         raise _Dropped("the source sends no rows")
                 if self.is_shut:
-                    raise _Dropped("it was ended")
+                    raise _Dropped("the extraction has failed, or another step needs its session")
                 if not self._blocks:
                     return
                 block = self._blocks.popleft()
@@ -276,7 +280,7 @@ class EarlyLoad:
                 return False
             self._session.begin_step()
         except psycopg.Error as error:
-            _log.info("%s: its early load was lost: %s", self._target, summary(error))
+            _log.info("%s: its early load was lost: %s", self._target, _reason(error))
             self._end()
             return False
         except BaseException:
@@ -322,7 +326,7 @@ class EarlyLoad:
         # Whatever it is, the load step meets it again, if it is not over by then.
         except Exception as error:
             self._rows.shut()
-            _log.info("%s: not loaded early: %s", self._target, summary(error))
+            _log.info("%s: not loaded early: %s", self._target, _reason(error))
         if self._has_failed:
             self._loads.claim(self)
             # Also where another thread has ended it, which does not wait for a session that is

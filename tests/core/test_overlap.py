@@ -12,11 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
+from psycopg.copy import LibpqWriter
 
+from loadsheet import pinned
 from loadsheet.engine import early, seal
 from loadsheet.engine.early import EarlyLoad, _Pipe
 from loadsheet.engine.execute import execute
 from loadsheet.engine.sessions import KeptServers
+from loadsheet.errors import Unavailable
 from loadsheet.lake import parts
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
@@ -360,6 +363,38 @@ def test_an_early_load_that_loses_its_session_is_loaded_from_the_lake(
     loaded.succeed(**only("merged"))
     assert begun.meanwhile == {}
     assert is_right(loaded, "merged")
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_an_early_load_that_is_ended_within_its_copy_logs_no_warning(
+    loaded: Project,
+    begun: Early,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_quiet: bool,
+) -> None:
+    """Airflow shows those of psycopg in the task's log. The control: psycopg's writer."""
+    if not is_quiet:
+        monkeypatch.setattr(pinned, "_Writer", LibpqWriter)
+    ended = threading.Event()
+    begun.meanwhile["early.block_copied"] = lambda: (ended.set(), time.sleep(0.5))
+    offer = EarlyLoad.offer
+
+    def stop(load: EarlyLoad, rows: bytes) -> None:
+        offer(load, rows)
+        if load.is_expected and load._thread:
+            assert ended.wait(20)
+            raise Unavailable("the worker was told to stop")
+
+    monkeypatch.setattr(EarlyLoad, "offer", stop)
+    caplog.set_level("INFO", logger="loadsheet")
+    assert loaded.run(**only("merged"))["extract.extract_merged"].state == "failed"
+    settled(loaded.warehouse)
+    told = "staging.merged: not loaded early: the extraction has failed, or "
+    assert next(one for one in caplog.messages if "early" in one).startswith(told)
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert ended.is_set() and (warned == []) == is_quiet, warned
+    assert loaded.in_warehouse(LEFT) == []
 
 
 @pytest.mark.parametrize("room", [1 << 10, 4 << 20])
