@@ -50,6 +50,7 @@ _ENDED_EARLY = [
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 # The guesses of PostgreSQL's parser. They quote names; the hint of a trigger may quote rows.
 _PARSER_HINTS = re.compile("Perhaps you meant|No (function|operator|procedure) matches|There is a ")
+_TOO_MANY = "SQLSTATE 53300"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def told(error: BaseException) -> str:
     one without a diagnosis, which is a bug."""
     diagnosis = diagnose(error)
     return f"{named(error)}{diagnosis}" if diagnosis else ""
+
+
+def is_full(error: psycopg.OperationalError) -> bool:
+    """Whether the server, the database or the role has as many sessions as it may have."""
+    diagnosis = diagnose(error)
+    return diagnosis is not None and diagnosis.code == _TOO_MANY
 
 
 def connection_of(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -26,6 +27,7 @@ from contextvars import copy_context
 import psycopg
 
 from loadsheet.deadline import remaining
+from loadsheet.engine.diagnosis import is_full
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.pinned import PinnedSession
@@ -53,6 +55,9 @@ _FIRST_BYTES = 1 << 20
 _PATIENCE_SECONDS = 30.0
 # How long a thread may take to notice that its session is shut.
 _ENDING_SECONDS = 1.0
+# A process that finds no session left waits for one for 5 s. Looking takes 7 ms, and 1 ms of CPU.
+_LOOK_EVERY_SECONDS = 2.0
+_NO_SESSION = "the warehouse gives no further session"
 
 
 class _Dropped(Exception):
@@ -126,16 +131,18 @@ class EarlyLoads:
     """The early loads of a run, which end with it.
 
     `spare` opens a session if the warehouse gives one at once; `probe` a further one, to see that
-    there are more.
+    there are more. `give_back` closes one that the run keeps and does not use.
     """
 
     def __init__(
         self,
         spare: Callable[[], AbstractContextManager[PinnedSession]],
         probe: Callable[[], PinnedSession],
+        give_back: Callable[[], None],
     ):
         self.spare = spare
         self.probe = probe
+        self._give_back = give_back
         self._begun: set[EarlyLoad] = set()
         self._sealed: dict[str, EarlyLoad] = {}
         self._claiming = threading.Lock()
@@ -167,6 +174,7 @@ class EarlyLoads:
         none, or it has failed."""
         load = self._sealed.pop(load_id, None)
         if load and self.claim(load) and load.is_ready():
+            self._give_back()
             return load
         return None
 
@@ -320,7 +328,7 @@ class EarlyLoad:
         assert self._loads
         try:
             arrival = self._begin(self._loads, fence)
-            arrival.copy_early(self._rows.blocks())
+            arrival.copy_early(self._giving_way(self._loads))
             self._arrival = arrival
             reach("early.copied")
         # Whatever it is, the load step meets it again, if it is not over by then.
@@ -335,7 +343,12 @@ class EarlyLoad:
 
     def _begin(self, loads: EarlyLoads, fence: int) -> Arrival:
         """Open the transaction and make the table that rows arrive in."""
-        session = self._opened.enter_context(loads.spare())
+        try:
+            session = self._opened.enter_context(loads.spare())
+        except psycopg.OperationalError as error:
+            if is_full(error):
+                raise _Dropped(_NO_SESSION) from error
+            raise
         self._session = session
         if self._has_failed:
             raise _Dropped("it was ended before it had a session")
@@ -355,13 +368,26 @@ class EarlyLoad:
         self._transaction.enter_context(session.transaction())
         older_sessions.name(session, self._pipeline, table.name, target, fence)
         if turn.takes_all_sessions(session, loads.probe):
-            raise _Dropped("the warehouse gives no further session")
+            raise _Dropped(_NO_SESSION)
         # No load gets this number: that is drawn under the target's lock.
         place = Relation(schema, f"_loadsheet_{ledger.draw_number(session)}")
         arrival = Arrival(session, place, target, self._described.columns, self._format)
         arrival.create({}, self._key if self._described.key_is_enforced else ())
         reach("early.begun")
         return arrival
+
+    def _giving_way(self, loads: EarlyLoads) -> Iterator[bytes]:
+        """The blocks, as long as the warehouse has a session left. Another process cannot ask for
+        that of this load. Raises _Dropped where there is none."""
+        assert self._session
+        looked_at = time.monotonic()
+        for block in self._rows.blocks():
+            yield block
+            if time.monotonic() - looked_at < _LOOK_EVERY_SECONDS:
+                continue
+            if turn.takes_all_sessions(self._session, loads.probe):
+                raise _Dropped(_NO_SESSION)
+            looked_at = time.monotonic()
 
     @property
     def _key(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import is_full
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
@@ -33,7 +33,6 @@ Result = TypeVar("Result")
 _ENDING_SECONDS = 5
 _ENDING_POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 1.0
-_TOO_MANY = "SQLSTATE 53300"
 # Longer than the first tables of a run wait for their turn, and too short for a table to change in
 # most runs: then its step describes it again.
 _DESCRIBED_SECONDS = 10
@@ -132,10 +131,10 @@ class Servers:
             try:
                 session = connect(connection)
             except psycopg.OperationalError as error:
-                is_full = _is_full(error)
-                if is_full and self._is_awaited(connect):
+                none_is_left = is_full(error)
+                if none_is_left and self._is_awaited(connect):
                     ending_until = time.monotonic() + _ENDING_SECONDS
-                may_end = is_full or connect in self._reached or self._has_spare
+                may_end = none_is_left or connect in self._reached or self._has_spare
                 if not may_end or time.monotonic() >= ending_until:
                     raise
                 if pause == _ENDING_POLL_SECONDS:
@@ -162,12 +161,6 @@ class Servers:
     def _make_room(self, connect: Connect) -> PinnedSession | None:
         """A session that another step has given back; else what is not needed makes room."""
         return None
-
-
-def _is_full(error: psycopg.OperationalError) -> bool:
-    """Whether the server, the database or the role has as many sessions as it may have."""
-    diagnosis = diagnose(error)
-    return diagnosis is not None and diagnosis.code == _TOO_MANY
 
 
 @contextlib.contextmanager
@@ -205,6 +198,12 @@ class KeptServers(Servers):
     def try_warehouse(self) -> PinnedSession:
         """A new session, if the server gives one at once; else psycopg.OperationalError."""
         return connect_warehouse(self._find(self._pipeline.warehouse.conn_id))
+
+    def give_back_warehouse(self) -> None:
+        """Close a session that is not in use, where there is one: an early load has brought its
+        own, and other processes may need this one."""
+        if session := self._pop_idle(connect_warehouse):
+            session.close()
 
     def close(self) -> None:
         """Close the sessions that are not in use, and the connections to the lake."""

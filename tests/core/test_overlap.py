@@ -16,9 +16,10 @@ from psycopg.copy import LibpqWriter
 
 from loadsheet import pinned
 from loadsheet.engine import early, seal
+from loadsheet.engine import sessions as sessions_module
 from loadsheet.engine.early import EarlyLoad, _Pipe
 from loadsheet.engine.execute import execute
-from loadsheet.engine.sessions import KeptServers
+from loadsheet.engine.sessions import KeptServers, Servers
 from loadsheet.errors import Unavailable
 from loadsheet.lake import parts
 from loadsheet.lake.store import Lake
@@ -489,6 +490,81 @@ def test_an_early_load_gives_its_session_to_a_step_that_needs_it(
     begun.meanwhile["extract.sealed"] = need_a_session
     loaded.succeed(**only("merged"))
     assert begun.meanwhile == {} and begun.schemas
+    assert is_right(loaded, "merged")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_early_load_gives_its_session_to_another_process_that_needs_it(
+    loaded: Project,
+    begun: Early,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    looks: bool,
+) -> None:
+    """As a task of another table is, which would fail for want of a session. The control: an early
+    load that does not look whether there is one."""
+    caplog.set_level("INFO", logger="loadsheet")
+    monkeypatch.setattr(stream, "_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(early, "_LOOK_EVERY_SECONDS", 0.1 if looks else 1000.0)
+    monkeypatch.setattr(sessions_module, "_ENDING_SECONDS", 2.0)
+    found = {name: loaded.connections(name) for name in ("shop_source", "warehouse")}
+    pipeline = load_pipeline(loaded.folder / "pipelines" / "shop" / "pipeline.yml")
+    other = Servers(pipeline, found.__getitem__)
+    got: list[bool] = []
+
+    def need() -> None:
+        try:
+            with other.warehouse():
+                got.append(True)
+        except psycopg.OperationalError:
+            got.append(False)
+
+    needing = threading.Thread(target=need)
+
+    def limit() -> None:
+        # The extraction has one, and the early load the other.
+        loaded.in_warehouse(f"ALTER USER {loaded.loader} CONNECTION LIMIT 2")
+        needing.start()
+
+    begun.meanwhile["early.block_copied"] = limit
+    begun.held = looks
+    offer = EarlyLoad.offer
+
+    def slowly(load: EarlyLoad, rows: bytes) -> None:
+        offer(load, rows)
+        if not got:
+            time.sleep(0.3)
+
+    monkeypatch.setattr(EarlyLoad, "offer", slowly)
+    loaded.succeed(**only("merged"))
+    needing.join(20)
+    assert got == [looks] and (begun.schemas == []) == looks
+    told = "staging.merged: not loaded early: the warehouse gives no further session"
+    assert (told in caplog.messages) == looks
+    assert is_right(loaded, "merged")
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_a_load_that_began_early_has_no_more_sessions_than_others(
+    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch, gives_back: bool
+) -> None:
+    """That of the extraction is of no use meanwhile. The control: it is kept."""
+    if not gives_back:
+        monkeypatch.setattr(KeptServers, "give_back_warehouse", lambda servers: None)
+    used: list[int] = []
+    going_on = EarlyLoad.going_on
+
+    def count(load: EarlyLoad) -> AbstractContextManager[object]:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
+        # The server takes a moment to end one.
+        deadline = time.monotonic() + (10 if gives_back else 1)
+        while used != [1] and time.monotonic() < deadline:
+            used[:] = [count for (count,) in loaded.in_warehouse(query, loaded.loader)]
+        return going_on(load)
+
+    monkeypatch.setattr(EarlyLoad, "going_on", count)
+    loaded.succeed(**only("merged"))
+    assert used == [1 if gives_back else 2]
     assert is_right(loaded, "merged")
 
 
