@@ -28,6 +28,7 @@ import psycopg
 
 from loadsheet.deadline import remaining
 from loadsheet.engine.diagnosis import is_full
+from loadsheet.errors import TimedOut
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.pinned import PinnedSession
@@ -58,6 +59,7 @@ _ENDING_SECONDS = 1.0
 # A process that finds no session left waits for one for 5 s. Looking takes 7 ms, and 1 ms of CPU.
 _LOOK_EVERY_SECONDS = 2.0
 _NO_SESSION = "the warehouse gives no further session"
+_ENDED = "the extraction has failed, or another step needs its session"
 
 
 class _Dropped(Exception):
@@ -116,7 +118,7 @@ class _Pipe:
                     if not self._changed.wait(_PATIENCE_SECONDS):
                         raise _Dropped("the source sends no rows")
                 if self.is_shut:
-                    raise _Dropped("the extraction has failed, or another step needs its session")
+                    raise _Dropped(_ENDED)
                 if not self._blocks:
                     return
                 block = self._blocks.popleft()
@@ -333,13 +335,24 @@ class EarlyLoad:
             reach("early.copied")
         # Whatever it is, the load step meets it again, if it is not over by then.
         except Exception as error:
+            why = self._why(error)
             self._rows.shut()
-            _log.info("%s: not loaded early: %s", self._target, _reason(error))
+            _log.info("%s: not loaded early: %s", self._target, why)
         if self._has_failed:
             self._loads.claim(self)
             # Also where another thread has ended it, which does not wait for a session that is
             # still being opened.
             self._roll_back()
+
+    def _why(self, error: Exception) -> str:
+        """Why it has ended. A session that was shut to end it has an error of its server."""
+        if self._has_failed:
+            return _ENDED
+        try:
+            remaining()
+        except TimedOut:
+            return "the extraction's time is up"
+        return _reason(error)
 
     def _begin(self, loads: EarlyLoads, fence: int) -> Arrival:
         """Open the transaction and make the table that rows arrive in."""
@@ -351,7 +364,7 @@ class EarlyLoad:
             raise
         self._session = session
         if self._has_failed:
-            raise _Dropped("it was ended before it had a session")
+            raise _Dropped(_ENDED)
         target, table = self._target, self._table
         # Outside of the transaction: it must hold no lock on the target, nor keep others from
         # creating schemas.

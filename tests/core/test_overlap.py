@@ -20,7 +20,7 @@ from loadsheet.engine import sessions as sessions_module
 from loadsheet.engine.early import EarlyLoad, _Pipe
 from loadsheet.engine.execute import execute
 from loadsheet.engine.sessions import KeptServers, Servers
-from loadsheet.errors import Unavailable
+from loadsheet.errors import TimedOut, Unavailable
 from loadsheet.lake import parts
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
@@ -396,6 +396,33 @@ def test_an_early_load_that_is_ended_within_its_copy_logs_no_warning(
     warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert ended.is_set() and (warned == []) == is_quiet, warned
     assert loaded.in_warehouse(LEFT) == []
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_session_that_is_shut_as_time_is_up_is_not_called_a_server_that_is_gone(
+    loaded: Project,
+    begun: Early,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_over: bool,
+) -> None:
+    """The control: another session that was ended, while there is time."""
+    caplog.set_level("INFO", logger="loadsheet")
+
+    def up() -> float:
+        if is_over and threading.current_thread().name == "loadsheet-early":
+            raise TimedOut("the extract took too long")
+        return 1000.0
+
+    begun.meanwhile["early.block_copied"] = end_sessions(loaded)
+    begun.held = True
+    monkeypatch.setattr(early, "remaining", up)
+    loaded.succeed(**only("merged"))
+    settled(loaded.warehouse)
+    line = next(one for one in caplog.messages if "not loaded early" in one)
+    assert line.endswith("not loaded early: the extraction's time is up") == is_over
+    assert ("(connection 'warehouse')" in line) != is_over
+    assert is_right(loaded, "merged")
 
 
 @pytest.mark.parametrize("room", [1 << 10, 4 << 20])
