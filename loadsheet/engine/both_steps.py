@@ -29,7 +29,7 @@ def servers_for_both(
     or new ones. At the end of the block, loads that have begun early are rolled back, and all
     sessions closed."""
     servers = servers or KeptServers(pipeline, connections)
-    early = EarlyLoads(servers.spare_warehouse, servers.try_warehouse, servers.give_back_warehouse)
+    early = EarlyLoads(servers.spare_warehouse, servers.try_warehouse, servers.held_warehouse)
     servers.early = early
     try:
         yield servers

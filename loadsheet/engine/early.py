@@ -84,7 +84,7 @@ class _Pipe:
 
     def put(self, block: bytes) -> bool:
         """Add a block, and wait until there is room for the next. False where there is none for
-        too long, or the pipe was shut."""
+        too long, or the pipe was shut. Raises TimedOut when the step's time is up."""
         with self._changed:
             if self.is_shut:
                 return False
@@ -92,7 +92,8 @@ class _Pipe:
             self.waiting += len(block)
             self._changed.notify_all()
             while self.waiting >= _MOST_WAITING_BYTES and not self.is_shut:
-                if not self._changed.wait(_PATIENCE_SECONDS):
+                # Half of the step's time is left for an extraction that no one holds up.
+                if not self._changed.wait(min(_PATIENCE_SECONDS, remaining() / 2)):
                     return False
             return not self.is_shut
 
@@ -133,18 +134,18 @@ class EarlyLoads:
     """The early loads of a run, which end with it.
 
     `spare` opens a session if the warehouse gives one at once; `probe` a further one, to see that
-    there are more. `give_back` closes one that the run keeps and does not use.
+    there are more. Within the block of `held`, the steps of others wait for this thread's session.
     """
 
     def __init__(
         self,
         spare: Callable[[], AbstractContextManager[PinnedSession]],
         probe: Callable[[], PinnedSession],
-        give_back: Callable[[], None],
+        held: Callable[[], AbstractContextManager[None]],
     ):
         self.spare = spare
         self.probe = probe
-        self._give_back = give_back
+        self.held = held
         self._begun: set[EarlyLoad] = set()
         self._sealed: dict[str, EarlyLoad] = {}
         self._claiming = threading.Lock()
@@ -176,7 +177,6 @@ class EarlyLoads:
         none, or it has failed."""
         load = self._sealed.pop(load_id, None)
         if load and self.claim(load) and load.is_ready():
-            self._give_back()
             return load
         return None
 
@@ -239,8 +239,8 @@ class EarlyLoad:
 
     def offer(self, rows: bytes) -> None:
         """Whole rows, as COPY sends them, which are on their way into the lake as well. Called by
-        the thread that reads them; waits where the warehouse is slower. Raises what taking the
-        fence raises."""
+        the thread that reads them; waits where the warehouse is slower. Raises TimedOut, and what
+        taking the fence raises."""
         if not self.is_expected or self._has_failed:
             return
         if self._thread is None and self._rows.waiting + len(rows) >= _FIRST_BYTES:
@@ -263,14 +263,24 @@ class EarlyLoad:
         # Here, because a pool's only session may be the load's afterwards.
         fence = self._fence()
         # A daemon: a process that ends must not wait for a warehouse that stands still.
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=copy_context().run,
             args=(self._work, fence),
             name="loadsheet-early",
             daemon=True,
         )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system gives the process no further thread.
+            self._rows.shut()
+            _log.info("%s: not loaded early: %s", self._target, summary(error))
+            return
+        self._thread = thread
+        # Not before: from now on any step may end it, which waits for the thread.
         self._loads.add(self)
-        self._thread.start()
+        if self._has_failed:
+            self._loads.claim(self)
 
     def keep(self, load_id: str) -> None:
         """The attempt is sealed: the load step can go on."""
@@ -301,10 +311,11 @@ class EarlyLoad:
     @contextmanager
     def going_on(self) -> Iterator[tuple[PinnedSession, Begun]]:
         """The session of a load that is ready, and what has begun in it."""
-        assert self._session and self._arrival
+        assert self._loads and self._session and self._arrival
         self._arrival.early = tuple(self._parts)
         begun = Begun(transaction=self._transaction.pop_all(), arrival=self._arrival)
-        with self._opened.pop_all():
+        # It is a step's session now, which that step gives back.
+        with self._loads.held(), self._opened.pop_all():
             yield self._session, begun
 
     def drop(self) -> None:

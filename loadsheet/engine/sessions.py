@@ -199,11 +199,15 @@ class KeptServers(Servers):
         """A new session, if the server gives one at once; else psycopg.OperationalError."""
         return connect_warehouse(self._find(self._pipeline.warehouse.conn_id))
 
-    def give_back_warehouse(self) -> None:
-        """Close a session that is not in use, where there is one: an early load has brought its
-        own, and other processes may need this one."""
+    @contextlib.contextmanager
+    def held_warehouse(self) -> Iterator[None]:
+        """A block in which this thread has a session of `spare_warehouse`, which is a step's by
+        now: the steps of others may wait for it. One that the run keeps and does not use is
+        closed, because other processes may need it."""
         if session := self._pop_idle(connect_warehouse):
             session.close()
+        with self._held(connect_warehouse):
+            yield
 
     def close(self) -> None:
         """Close the sessions that are not in use, and the connections to the lake."""

@@ -3,11 +3,12 @@ came before, whatever happens to the load's beginning."""
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 from psycopg.copy import LibpqWriter
 
 from loadsheet import pinned
-from loadsheet.engine import early, seal
+from loadsheet.engine import early, load, seal
 from loadsheet.engine import sessions as sessions_module
 from loadsheet.engine.early import EarlyLoad, _Pipe
 from loadsheet.engine.execute import execute
@@ -31,7 +32,7 @@ from loadsheet.source import stream
 from loadsheet.source.stream import Job
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.copying import WireFormat
-from loadsheet.warehouse.arrival import Arrival
+from loadsheet.warehouse.arrival import Arrival, Begun
 from tests.faults.workers import settled
 from tests.project import Project
 
@@ -356,6 +357,24 @@ def test_an_early_load_that_fails_is_loaded_from_the_lake(
     assert is_right(loaded, table)
 
 
+def test_where_there_is_no_further_thread_the_load_does_not_begin_early(
+    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "loadsheet-early":
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    loaded.succeed(**only("merged"))
+    assert len(refused) == 1 and begun.schemas == []
+    assert is_right(loaded, "merged")
+
+
 @pytest.mark.parametrize("point", ["early.block_copied", "extract.sealed"])
 def test_an_early_load_that_loses_its_session_is_loaded_from_the_lake(
     loaded: Project, begun: Early, point: str
@@ -442,6 +461,32 @@ def test_an_early_load_that_hangs_is_loaded_from_the_lake(
     assert is_right(loaded, "merged")
 
 
+@pytest.mark.parametrize("minds_the_limit", [True, False])
+def test_a_warehouse_that_stands_still_leaves_the_extraction_half_of_its_time(
+    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch, minds_the_limit: bool
+) -> None:
+    """Its own patience is longer than such a step may take."""
+    monkeypatch.setattr(early, "_MOST_WAITING_BYTES", 1 << 10)
+    monkeypatch.setattr(early, "_PATIENCE_SECONDS", 12.0)
+    if not minds_the_limit:
+        monkeypatch.setattr(early, "remaining", lambda: math.inf)
+    loaded.spec(TABLES, tasks={"timeout": "6s"})
+    released = threading.Event()
+    begun.held = True
+    begun.meanwhile["early.block_copied"] = lambda: released.wait(30)
+    before = loaded.in_warehouse(CONTENT)
+    result = loaded.run(**only("merged"))
+    released.set()
+    assert begun.meanwhile == {} and begun.schemas == []
+    if minds_the_limit:
+        assert result["load.load_merged"].state == "done"
+        assert is_right(loaded, "merged")
+    else:
+        assert "longer than its timeout" in str(result["extract.extract_merged"].result)
+        settled(loaded.warehouse)
+        assert before == loaded.in_warehouse(CONTENT)
+
+
 def test_a_source_that_sends_no_rows_ends_an_early_load(
     loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,18 +542,43 @@ def test_a_slow_warehouse_leaves_few_rows_in_memory(
     assert is_right(loaded, "merged")
 
 
-def test_an_early_load_gives_its_session_to_a_step_that_needs_it(
-    loaded: Project, begun: Early, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[KeptServers] = []
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[KeptServers]:
+    """The servers of each run that begins."""
+    found: list[KeptServers] = []
     opened = KeptServers.__init__
 
     def remember(servers: KeptServers, *of: object) -> None:
         opened(servers, *of)  # type: ignore[arg-type]
-        runs.append(servers)
+        found.append(servers)
 
     monkeypatch.setattr(KeptServers, "__init__", remember)
+    return found
 
+
+def test_an_early_load_may_be_ended_at_the_moment_that_it_begins(
+    loaded: Project, begun: Early, runs: list[KeptServers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a step that needs a session: its thread cannot be waited for before it runs."""
+    start = threading.Thread.start
+    ended: list[KeptServers] = []
+
+    def end_and_start(thread: threading.Thread) -> None:
+        if thread.name == "loadsheet-early":
+            assert runs[0].early
+            runs[0].early.drop_all()
+            ended.append(runs[0])
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", end_and_start)
+    loaded.succeed(**only("merged"))
+    assert len(ended) == 1
+    assert is_right(loaded, "merged")
+
+
+def test_an_early_load_gives_its_session_to_a_step_that_needs_it(
+    loaded: Project, begun: Early, runs: list[KeptServers]
+) -> None:
     def need_a_session() -> None:
         # The extraction has one, and the early load the other.
         loaded.in_warehouse(f"ALTER USER {loaded.loader} CONNECTION LIMIT 2")
@@ -577,21 +647,64 @@ def test_a_load_that_began_early_has_no_more_sessions_than_others(
 ) -> None:
     """That of the extraction is of no use meanwhile. The control: it is kept."""
     if not gives_back:
-        monkeypatch.setattr(KeptServers, "give_back_warehouse", lambda servers: None)
+        monkeypatch.setattr(KeptServers, "held_warehouse", lambda servers: nullcontext())
     used: list[int] = []
     going_on = EarlyLoad.going_on
 
-    def count(load: EarlyLoad) -> AbstractContextManager[object]:
+    @contextmanager
+    def count(load: EarlyLoad) -> Iterator[tuple[PinnedSession, Begun]]:
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
-        # The server takes a moment to end one.
-        deadline = time.monotonic() + (10 if gives_back else 1)
-        while used != [1] and time.monotonic() < deadline:
-            used[:] = [count for (count,) in loaded.in_warehouse(query, loaded.loader)]
-        return going_on(load)
+        with going_on(load) as begun:
+            # The server takes a moment to end one.
+            deadline = time.monotonic() + (10 if gives_back else 1)
+            while used != [1] and time.monotonic() < deadline:
+                used[:] = [count for (count,) in loaded.in_warehouse(query, loaded.loader)]
+            yield begun
 
     monkeypatch.setattr(EarlyLoad, "going_on", count)
     loaded.succeed(**only("merged"))
     assert used == [1 if gives_back else 2]
+    assert is_right(loaded, "merged")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_step_waits_for_the_last_session_where_a_load_that_began_early_has_it(
+    loaded: Project,
+    begun: Early,
+    runs: list[KeptServers],
+    monkeypatch: pytest.MonkeyPatch,
+    is_known: bool,
+) -> None:
+    """As it does for any other step's."""
+    monkeypatch.setattr("loadsheet.engine.sessions._ENDING_SECONDS", 0.5)
+    if not is_known:
+        monkeypatch.setattr(KeptServers, "held_warehouse", lambda servers: nullcontext())
+    outcomes: list[str] = []
+
+    def need_a_session() -> None:
+        try:
+            runs[0].new_warehouse().close()
+        except psycopg.OperationalError as error:
+            outcomes.append(str(error))
+        else:
+            outcomes.append("given")
+
+    other = threading.Thread(target=need_a_session)
+    with psycopg.connect(loaded.uri("warehouse")):
+
+        def leave_none(point: str) -> None:
+            if point == "load.manifest_read" and other.ident is None:
+                loaded.in_warehouse(f"ALTER USER {loaded.loader} CONNECTION LIMIT 2")
+                runs[0].close()
+                other.start()
+                other.join(3)
+
+        monkeypatch.setattr(load, "reach", leave_none)
+        loaded.succeed(**only("merged"))
+        other.join(20)
+    assert begun.schemas
+    [outcome] = outcomes
+    assert outcome == "given" if is_known else "too many connections" in outcome
     assert is_right(loaded, "merged")
 
 
