@@ -73,6 +73,10 @@ def extract_and_load(
             if load_id:
                 return replace(extracted, status="done", load_id=load_id)
         return extracted
+    if servers.early and servers.early.has(extracted.load_id):
+        # The load has a session. That of the extraction is of no use to it, and a task that runs
+        # meanwhile may need one. (A run's next step takes it, which saves connecting.)
+        servers.close_idle()
     loaded = run(Step(kind="load", name=table), extracted.load_id)
     counts = {**loaded.counts, "bytes": extracted.counts.get("bytes", 0)}
     remarks = tuple(dict.fromkeys(extracted.remarks + loaded.remarks))

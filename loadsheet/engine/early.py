@@ -58,12 +58,18 @@ _PATIENCE_SECONDS = 30.0
 _ENDING_SECONDS = 1.0
 # A process that finds no session left waits for one for 5 s. Looking takes 7 ms, and 1 ms of CPU.
 _LOOK_EVERY_SECONDS = 2.0
-_NO_SESSION = "the warehouse gives no further session"
 _ENDED = "the extraction has failed, or another step needs its session"
 
 
 class _Dropped(Exception):
     """Rolls a transaction back."""
+
+
+class _NoSession(_Dropped):
+    """Others need the session."""
+
+    def __init__(self) -> None:
+        super().__init__("the warehouse gives no further session")
 
 
 def _reason(error: Exception) -> str:
@@ -146,6 +152,9 @@ class EarlyLoads:
         self.spare = spare
         self.probe = probe
         self.held = held
+        self.finds_no_session = False
+        """Whether the warehouse had none left for one of them. Then no other begins: behind a pool,
+        finding that out takes 5 s."""
         self._begun: set[EarlyLoad] = set()
         self._sealed: dict[str, EarlyLoad] = {}
         self._claiming = threading.Lock()
@@ -171,6 +180,10 @@ class EarlyLoads:
     def keep(self, load_id: str, load: EarlyLoad) -> None:
         """Keep a load whose attempt is sealed for the load step."""
         self._sealed[load_id] = load
+
+    def has(self, load_id: str) -> bool:
+        """Whether the load step of `load_id` finds a load that has begun."""
+        return load_id in self._sealed
 
     def take(self, load_id: str) -> EarlyLoad | None:
         """The load that the load step of `load_id` goes on with (`going_on`); None where there is
@@ -234,8 +247,10 @@ class EarlyLoad:
         # Arrow's copies of parts need more memory than there is beside an extraction.
         if format == "parquet" or not self._table.overlap:
             return
+        if self._loads is None or self._loads.finds_no_session:
+            return
         self._described, self._selected, self._format = described, rows, format
-        self.is_expected = self._loads is not None
+        self.is_expected = True
 
     def offer(self, rows: bytes) -> None:
         """Whole rows, as COPY sends them, which are on their way into the lake as well. Called by
@@ -348,6 +363,7 @@ class EarlyLoad:
         except Exception as error:
             why = self._why(error)
             self._rows.shut()
+            self._loads.finds_no_session |= isinstance(error, _NoSession)
             _log.info("%s: not loaded early: %s", self._target, why)
         if self._has_failed:
             self._loads.claim(self)
@@ -371,7 +387,7 @@ class EarlyLoad:
             session = self._opened.enter_context(loads.spare())
         except psycopg.OperationalError as error:
             if is_full(error):
-                raise _Dropped(_NO_SESSION) from error
+                raise _NoSession() from error
             raise
         self._session = session
         if self._has_failed:
@@ -392,7 +408,7 @@ class EarlyLoad:
         self._transaction.enter_context(session.transaction())
         older_sessions.name(session, self._pipeline, table.name, target, fence)
         if turn.takes_all_sessions(session, loads.probe):
-            raise _Dropped(_NO_SESSION)
+            raise _NoSession()
         # No load gets this number: that is drawn under the target's lock.
         place = Relation(schema, f"_loadsheet_{ledger.draw_number(session)}")
         arrival = Arrival(session, place, target, self._described.columns, self._format)
@@ -402,7 +418,7 @@ class EarlyLoad:
 
     def _giving_way(self, loads: EarlyLoads) -> Iterator[bytes]:
         """The blocks, as long as the warehouse has a session left. Another process cannot ask for
-        that of this load. Raises _Dropped where there is none."""
+        that of this load. Raises _NoSession where there is none."""
         assert self._session
         looked_at = time.monotonic()
         for block in self._rows.blocks():
@@ -410,7 +426,7 @@ class EarlyLoad:
             if time.monotonic() - looked_at < _LOOK_EVERY_SECONDS:
                 continue
             if turn.takes_all_sessions(self._session, loads.probe):
-                raise _Dropped(_NO_SESSION)
+                raise _NoSession()
             looked_at = time.monotonic()
 
     @property

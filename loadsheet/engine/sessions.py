@@ -199,23 +199,19 @@ class KeptServers(Servers):
         """A new session, if the server gives one at once; else psycopg.OperationalError."""
         return connect_warehouse(self._find(self._pipeline.warehouse.conn_id))
 
-    @contextlib.contextmanager
-    def held_warehouse(self) -> Iterator[None]:
+    def held_warehouse(self) -> contextlib.AbstractContextManager[None]:
         """A block in which this thread has a session of `spare_warehouse`, which is a step's by
-        now: the steps of others may wait for it. One that the run keeps and does not use is
-        closed, because other processes may need it."""
-        if session := self._pop_idle(connect_warehouse):
-            session.close()
-        with self._held(connect_warehouse):
-            yield
+        now: the steps of others may wait for it."""
+        return self._held(connect_warehouse)
 
     def close(self) -> None:
         """Close the sessions that are not in use, and the connections to the lake."""
-        self._close_idle()
+        self.close_idle()
         if "lake" in vars(self):
             self.lake.close()
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close the sessions that are not in use: other processes may need them."""
         for connect in self._idle:
             while session := self._pop_idle(connect):
                 session.close()
@@ -228,7 +224,7 @@ class KeptServers(Servers):
     def _make_room(self, connect: Connect) -> PinnedSession | None:
         session = self._take_idle(connect)
         if session is None:
-            self._close_idle()
+            self.close_idle()
             if self.early:
                 self.early.drop_all()
         return session

@@ -222,7 +222,7 @@ class _Client:
             if kind in (b"Q", b"S", b"F"):
                 self.unanswered += 1
                 self.unsynced = False
-            elif kind not in (b"d", b"c", b"f"):
+            elif kind not in (b"d", b"c", b"f", b"H"):  # rows of COPY, and Flush
                 self.unsynced = True
         self.backend.line.sendall(messages)
         return True

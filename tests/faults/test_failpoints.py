@@ -29,7 +29,7 @@ from tests.project import ROOT, Project
 ROWS = {"merged": 300, "appended": 100, "swapped": 300, "viewed": 300}
 PART_BYTES = 4096
 MOVING = ("merged", "appended", "swapped", "viewed", "pruned")
-# Where an early load fails, the load step begins again. core/test_overlap.py has one that hangs.
+# Where an early load fails, the load step begins again. core/test_overlap_ends.py has a hang.
 EARLY = ("early.begun", "early.block_copied", "early.copied")
 # Where an incremental run meets a point; all others are met by every table that moves.
 MET_BY = {

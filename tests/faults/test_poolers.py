@@ -20,6 +20,7 @@ from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import watch
 from loadsheet.engine import early, snapshot
+from loadsheet.engine.early import EarlyLoads
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake import parts
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
@@ -534,15 +535,24 @@ def test_a_pool_of_one_session_lets_an_overtaken_step_extract_again(
     assert not judge(project, "item")
 
 
+NOISE = "CREATE TABLE {} AS SELECT i AS id, md5(i::text) AS what FROM generate_series(1, 3000) i"
+
+
+@pytest.fixture
+def loading_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of some kilobytes is loaded while it is extracted."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4096)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(early, "_FIRST_BYTES", 8192)
+    monkeypatch.setattr(turn, "_GIVE_WAY_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("loading_early")
 @pytest.mark.parametrize("sessions", [1, SESSIONS])
 def test_a_load_begins_early_only_where_the_pool_has_another_session(
     project: Project, monkeypatch: pytest.MonkeyPatch, sessions: int
 ) -> None:
     """Otherwise the extraction could not seal what it has read."""
-    monkeypatch.setattr(parts, "PART_BYTES", 4096)
-    monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
-    monkeypatch.setattr(early, "_FIRST_BYTES", 8192)
-    monkeypatch.setattr(turn, "_GIVE_WAY_SECONDS", 0.5)
     arrived: list[str] = []
     copy_early = Arrival.copy_early
 
@@ -551,11 +561,36 @@ def test_a_load_begins_early_only_where_the_pool_has_another_session(
         arrived.append(arrival.table.schema)
 
     monkeypatch.setattr(Arrival, "copy_early", copy)
-    project.in_source(
-        "CREATE TABLE noise AS SELECT i AS id, md5(i::text) AS what FROM generate_series(1, 3000) i"
-    )
+    project.in_source(NOISE.format("noise"))
     with pooled(project, "ours", sessions=sessions) as behind:
         behind.spec({"noise": None})
         behind.succeed()
     assert bool(arrived) == (sessions > 1)
     assert project.differences("noise") == 0
+
+
+@pytest.mark.usefixtures("loading_early")
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_run_finds_out_once_that_the_pool_has_no_other_session(
+    project: Project, monkeypatch: pytest.MonkeyPatch, remembers: bool
+) -> None:
+    """Each large table waited 5 s for it. Two begin at the same time."""
+    if not remembers:
+        forgetful = property(lambda loads: False, lambda loads, value: None)
+        monkeypatch.setattr(EarlyLoads, "finds_no_session", forgetful, raising=False)
+    asked: list[bool] = []
+    takes_all_sessions = turn.takes_all_sessions
+
+    def ask(*of: Any) -> bool:
+        asked.append(takes_all_sessions(*of))
+        return asked[-1]
+
+    monkeypatch.setattr(turn, "takes_all_sessions", ask)
+    names = [f"noise_{number}" for number in range(5)]
+    project.in_source("; ".join(map(NOISE.format, names)))
+    with pooled(project, "ours", sessions=1) as behind:
+        behind.spec(dict.fromkeys(names))
+        behind.succeed()
+    assert all(asked)
+    assert 0 < len(asked) <= 2 if remembers else len(asked) == len(names)
+    assert not any(project.differences(name) for name in names)
